@@ -1,0 +1,106 @@
+"""Log events: one schema, three renderings (journal fields, a readable line, a JSON line).
+
+Both processes log through these functions, so the renderings can't drift apart. Whatever foreign
+text a field carries, a rendering is one line: control characters are escaped here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum
+
+Value = str | int | float | bool | None
+
+EVENT_NAMES = frozenset(
+    {
+        "guard.started", "guard.stopping", "guard.warned", "guard.tested", "guard.reported", "guard.stalled",
+        "level.changed", "decision.made", "decision.held", "action.failed", "condition.changed",
+        "model.unloaded", "load.aborted", "runner.killed", "blob.condemned", "blob.pardoned",
+        "cap.changed", "keepalive.capped", "model.quarantined", "model.restored",
+        "playbook.started", "playbook.step", "playbook.finished",
+        "ollama.lost", "ollama.found", "hands.restarted", "config.reloaded", "config.rejected",
+        "pause.started", "pause.ended", "request.answered",
+    }
+)  # fmt: skip
+
+
+class Priority(IntEnum):
+    """syslog(3) priorities, as journald's PRIORITY field."""
+
+    ERROR = 3
+    WARNING = 4
+    NOTICE = 5
+    INFO = 6
+    DEBUG = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened: ``noun.verb_past``, one sentence, fields with units in their names."""
+
+    name: str
+    message: str
+    priority: Priority = Priority.INFO
+    fields: Mapping[str, Value] = field(default_factory=dict)
+
+
+def one_line(text: str, limit: int = 2000) -> str:
+    """Foreign text as one printable line: control, format and line-break characters are escaped."""
+    shown = "".join(c if c.isprintable() else _escaped(c) for c in text[:limit])
+    return shown if len(text) <= limit else f"{shown}…"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def as_journal(event: Event) -> dict[str, str]:
+    """Native journald fields; the event is ``OLLAMA_GUARD_EVENT``, each field ``OLLAMA_GUARD_<KEY>``."""
+    rendered = {
+        "MESSAGE": one_line(event.message),
+        "PRIORITY": str(int(event.priority)),
+        "SYSLOG_IDENTIFIER": "ollama-guard",
+        "OLLAMA_GUARD_EVENT": event.name,
+    }
+    for key, value in event.fields.items():
+        if value is not None:
+            rendered[f"OLLAMA_GUARD_{key.upper()}"] = _text(value)
+    return rendered
+
+
+def as_line(event: Event, wall: float) -> str:
+    """One readable line: UTC time, event, sentence, then the fields that the sentence may lack."""
+    stamp = datetime.fromtimestamp(wall, UTC).strftime("%H:%M:%S")
+    pairs = " ".join(f"{k}={_quoted(_text(v))}" for k, v in event.fields.items() if v is not None)
+    mark = "!" if event.priority <= Priority.WARNING else " "
+    return f"{stamp} {mark}{event.name:<18} {one_line(event.message)}" + (f"  [{pairs}]" if pairs else "")
+
+
+def as_json(event: Event, wall: float) -> str:
+    """One JSON line with ``time``, ``event``, ``priority``, ``message`` and the fields beside them."""
+    body: dict[str, Value] = {
+        "time": datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds"),
+        "event": event.name,
+        "priority": int(event.priority),
+        "message": one_line(event.message),
+    }
+    body.update({k: one_line(v) if isinstance(v, str) else v for k, v in event.fields.items()})
+    return json.dumps(body, ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    return one_line(str(value))
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if " " in text or '"' in text or not text else text

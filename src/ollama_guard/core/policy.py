@@ -1,0 +1,165 @@
+"""The owner's policy as one frozen value, with the built-in defaults.
+
+`settings` compiles the TOML file into this; the sentinel reads it as JSON. Every default says its
+unit, its reason and its evidence here and, in the owner's words, in ``config/ollama-guard.toml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ollama_guard.core.model import HOST, Level, Mode, Preference
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+class Authority(StrEnum):
+    """What the owner lets the guard do by itself."""
+
+    RUNNERS = "runners"
+    SERVER = "server"
+
+
+class Protect(StrEnum):
+    """``always``: an ``omit`` model is not touched even at ``critical``."""
+
+    BELOW_CRITICAL = "below_critical"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A share of a domain's capacity, held between a floor and a ceiling in bytes."""
+
+    ratio: float
+    floor_bytes: int
+    ceiling_bytes: int
+
+    def bytes_of(self, capacity_bytes: int) -> int:
+        """The threshold in bytes for a domain of this capacity."""
+        return min(max(int(self.ratio * capacity_bytes), self.floor_bytes), self.ceiling_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Soft, hard and critical of one kind of domain; soft waits for ``grace_seconds``."""
+
+    soft: Threshold
+    hard: Threshold
+    critical: Threshold
+    grace_seconds: float = 10.0
+
+    def bytes_of(self, level: Level, capacity_bytes: int) -> int:
+        """The threshold in bytes below which a domain of this capacity is at ``level`` (not ``ok``).
+
+        A floor may not eat a tiny domain: soft is held to a half of it, hard to a quarter, critical
+        to an eighth, which is where the container floors stand on 512 MiB.
+        """
+        match level:
+            case Level.SOFT:
+                return min(self.soft.bytes_of(capacity_bytes), capacity_bytes // 2)
+            case Level.HARD:
+                return min(self.hard.bytes_of(capacity_bytes), capacity_bytes // 4)
+            case Level.CRITICAL:
+                return min(self.critical.bytes_of(capacity_bytes), capacity_bytes // 8)
+            case _:
+                raise ValueError("the level ok has no threshold")
+
+
+HOST_THRESHOLDS = Thresholds(
+    soft=Threshold(0.20, 600 * MIB, 4 * GIB),
+    hard=Threshold(0.10, 300 * MIB, 2 * GIB),
+    critical=Threshold(0.05, 150 * MIB, 1 * GIB),
+)
+CONTAINER_THRESHOLDS = Thresholds(
+    soft=Threshold(0.15, 256 * MIB, 2 * GIB),
+    hard=Threshold(0.08, 128 * MIB, 1 * GIB),
+    critical=Threshold(0.04, 64 * MIB, 512 * MIB),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRule:
+    """What the owner said about one model name."""
+
+    preference: Preference = Preference.NONE
+    protect: Protect = Protect.BELOW_CRITICAL
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaPolicy:
+    """Where Ollama is and what may be done to it.
+
+    ``user`` and ``cgroup`` narrow which ``ollama serve`` processes are guarded ("" = any): a user
+    name resolved to a uid by the compiler, and a cgroup path prefix.
+    """
+
+    url: str = "http://127.0.0.1:11434"
+    authority: Authority = Authority.RUNNERS
+    mode: Mode = Mode.ENFORCE
+    user_id: int | None = None
+    cgroup: str = ""
+    poll_seconds: float = 15.0
+    unresponsive_after_seconds: float = 30.0
+    request_timeout_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class CapPolicy:
+    """``soft_max`` bounds the models kept loaded, by unloading; None = as many as fit."""
+
+    soft_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Everything that `decide` needs to know of the owner's will."""
+
+    ollama: OllamaPolicy = field(default_factory=OllamaPolicy)
+    host: Thresholds = HOST_THRESHOLDS
+    container: Thresholds = CONTAINER_THRESHOLDS
+    cap: CapPolicy = field(default_factory=CapPolicy)
+    models: Mapping[str, ModelRule] = field(default_factory=dict)
+    transition_seconds: float = 60.0
+    min_reclaim_ratio: float = 0.03
+    min_reclaim_floor_bytes: int = 128 * MIB
+    post_action_delay_seconds: float = 1.0
+    unload_prior_seconds: float = 0.5
+    unload_prior_seconds_per_gib: float = 0.15
+    kill_prior_seconds: float = 0.1
+    kill_prior_seconds_per_gib: float = 0.1
+    drain_prior_seconds: float = 30.0
+    unload_deadline_seconds: float = 10.0
+    drain_deadline_seconds: float = 120.0
+    condemned_seconds: float = 600.0
+    condemned_max_seconds: float = 86400.0
+    kills_per_hour: int = 6
+
+    def thresholds_of(self, domain_name: str) -> Thresholds:
+        """The thresholds that judge a domain: the host's own, else those of containers."""
+        return self.host if domain_name == HOST else self.container
+
+    def min_reclaim_bytes(self, capacity_bytes: int) -> int:
+        """How far above a threshold relief aims, in bytes."""
+        return max(int(self.min_reclaim_ratio * capacity_bytes), self.min_reclaim_floor_bytes)
+
+    def rule_of(self, names: tuple[str, ...]) -> ModelRule:
+        """The rule of a blob: the most protective that any of its names carries."""
+        rules = [rule for name, rule in self.models.items() if _spelled(name) in {_spelled(n) for n in names}]
+        if not rules:
+            return ModelRule()
+        order = list(Preference)
+        always = any(rule.protect is Protect.ALWAYS for rule in rules)
+        return ModelRule(
+            preference=max((rule.preference for rule in rules), key=order.index),
+            protect=Protect.ALWAYS if always else Protect.BELOW_CRITICAL,
+        )
+
+
+def _spelled(name: str) -> str:
+    """A model name as Ollama lists it: lower case, with its tag (facts 5.1)."""
+    folded = name.lower()
+    return folded if ":" in folded.rsplit("/", 1)[-1] else f"{folded}:latest"

@@ -1,0 +1,136 @@
+"""What the guard remembers between ticks; `decide` returns the next one, nothing mutates it.
+
+`Durable` is the part that must survive a kill -9 of the guard (it lives in the state map under the
+runtime directory); everything else is learned again within seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ollama_guard.core.model import Action, Condition, Decision, Level, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Condemned:
+    """A blob that had to be aborted or killed twice in ten minutes: killed at birth until ``until_at``.
+
+    ``needs_bytes`` is the least that it is known to need; ``fits_since_at`` when that began to fit.
+    """
+
+    blob: str
+    names: tuple[str, ...]
+    since_at: float
+    until_at: float
+    term_seconds: float
+    needs_bytes: int
+    kills: int = 0
+    last_asked_at: float = 0.0
+    fits_since_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """One abort or kill of a blob's runner, remembered for ten minutes; ``needs_bytes`` as `Condemned`."""
+
+    blob: str
+    at: float
+    needs_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """Survives the guard's own death: pause, condemned blobs, budgets, the next action's id.
+
+    ``fruitless_kills`` are the times of kills that freed nothing (the budget that bounds them).
+    """
+
+    version: int = 1
+    pause_until_at: float | None = None
+    condemned: tuple[Condemned, ...] = ()
+    strikes: tuple[Strike, ...] = ()
+    fruitless_kills: tuple[float, ...] = ()
+    next_action_id: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DomainState:
+    """One domain's level and the facts behind it.
+
+    ``samples`` are (at, available_bytes) of the last seconds, oldest first, for the slope.
+    ``below_since_at`` is when available first fell below soft (grace); ``calm_since_at`` when the raw
+    level first fell below ``level`` (transition).
+    """
+
+    level: Level = Level.OK
+    since_at: float = 0.0
+    below_since_at: float | None = None
+    calm_since_at: float | None = None
+    samples: tuple[tuple[float, int], ...] = ()
+    slope_bytes_per_second: float | None = None
+    forecast: Level = Level.OK
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerState:
+    """One runner's recent past, keyed by (pid, start_ticks).
+
+    ``cpu`` are (at, cpu_seconds) samples of the last seconds. ``loaded_at`` is when it was first known
+    to have finished loading. ``busy_since_at`` bounds the present busy spell; ``spell_seconds`` is the
+    last finished one. ``last_used_at`` is when it was last busy.
+    """
+
+    pid: int
+    start_ticks: int
+    first_seen_at: float
+    cpu: tuple[tuple[float, float], ...] = ()
+    peak_bytes: int = 0
+    grew_at: float = 0.0
+    loaded_at: float | None = None
+    busy_since_at: float | None = None
+    spell_seconds: float | None = None
+    last_used_at: float = 0.0
+    blob: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionState:
+    """A condition that holds, since when, last seen true, and its sentence."""
+
+    condition: Condition
+    since_at: float
+    last_true_at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What relief was measured to take here, as a share of its prior (1.0 = as the prior says)."""
+
+    unload: float = 1.0
+    kill: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The brain's whole memory."""
+
+    durable: Durable = field(default_factory=Durable)
+    started_at: float | None = None
+    last_tick_at: float | None = None
+    planned_delay_seconds: float = 1.0
+    domains: Mapping[str, DomainState] = field(default_factory=dict)
+    runners: tuple[RunnerState, ...] = ()
+    conditions: tuple[ConditionState, ...] = ()
+    in_flight: tuple[Action, ...] = ()
+    issued_at: Mapping[str, float] = field(default_factory=dict)
+    finished: tuple[tuple[Action, Outcome], ...] = ()
+    unhonoured: Mapping[str, float] = field(default_factory=dict)
+    last_action_at: float | None = None
+    soft_cap: int | None = None
+    soft_cap_changed_at: float | None = None
+    rates: Rates = field(default_factory=Rates)
+    last_decision: Decision | None = None
+    level: Level = Level.OK
+    level_since_at: float = 0.0

@@ -1,0 +1,39 @@
+"""The guard's own exceptions.
+
+GuardError
+├── ConfigError            the owner's file: which value, where, what is allowed   (exit 78)
+├── ServiceUnavailable     the daemon, or what a command needs, is not there       (exit 69)
+├── AlreadyRunning         another guard holds the lock                            (exit 1)
+└── OllamaError            one call to Ollama's API failed; ``kind`` names how
+    (kinds: refused, timeout, too_large, bad_answer, http_error, not_found, redirect)
+"""
+
+from __future__ import annotations
+
+
+class GuardError(Exception):
+    """Anything that the guard can say in one sentence."""
+
+
+class ConfigError(GuardError):
+    """A bad configuration: ``problems`` are sentences, one per bad value."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ServiceUnavailable(GuardError):
+    """What was asked for needs something that is not running or not reachable."""
+
+
+class AlreadyRunning(GuardError):
+    """Another guard holds the lock of this runtime directory."""
+
+
+class OllamaError(GuardError):
+    """A call to Ollama failed; ``kind`` is a short stable word, the message one sentence."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind

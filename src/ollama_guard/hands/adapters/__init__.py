@@ -1,0 +1,4 @@
+"""One module per foreign system, each behind a port; none knows another.
+
+Foreign exceptions are caught here and nowhere else, and become our own.
+"""
