@@ -65,6 +65,8 @@ def _shape(kind: type) -> tuple[tuple[str, Any, bool], ...]:
 
 
 def _build(kind: Any, data: object, path: str) -> Any:
+    if kind is Any:
+        return data
     if is_dataclass(kind):
         return _build_dataclass(kind, data, path)
     origin = get_origin(kind)

@@ -116,8 +116,9 @@ class RunnerReading:
     """One model process that is provably Ollama's, or a candidate that is not proven (``proven`` False).
 
     ``blob`` is ``sha256:<hex>`` of the model layer, None until the argv helper has answered.
-    ``context_tokens`` is the total over all slots (num_ctx x parallel). ``domains`` names every
-    domain whose memory this process counts in.
+    ``context_tokens`` is the total over all slots (num_ctx x parallel). ``weights_mapped`` is whether
+    the weights are file-backed, hence reclaimable (argv without ``--no-mmap`` / ``--load-mode none``,
+    facts 3.2). ``domains`` names every domain whose memory this process counts in.
     """
 
     pid: int
@@ -130,6 +131,7 @@ class RunnerReading:
     blob_bytes: int | None = None
     context_tokens: int | None = None
     port: int | None = None
+    weights_mapped: bool | None = None
     anon_bytes: int | None = None
     shmem_bytes: int | None = None
     file_bytes: int | None = None
@@ -218,7 +220,7 @@ class ApiReading:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A person's wish, passed on by ``hands``: ``unload`` (``model``, ``*`` for all), ``pause``, ``resume``."""
+    """A person's wish, by way of ``hands``: ``unload`` (``model``, ``*`` for all), ``pause``, ``resume``."""
 
     id: int
     verb: str
@@ -228,7 +230,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All readings of one tick."""
+    """All readings of one tick.
+
+    ``blind`` holds a sentence for each thing that must be known before acting and can't be read now:
+    the host's memory, or whose a process is that would have to be Ollama's server or runner.
+    """
 
     now: float
     wall: float
@@ -248,7 +254,8 @@ class Action:
     """One thing to do, with a deadline.
 
     ``model`` is a name to say to the API (any alias acts on the blob); ``names`` are all aliases.
-    ``expected_bytes`` should come back by ``deadline_at`` (boottime seconds).
+    ``expected_bytes`` should come back by ``deadline_at`` (boottime seconds); ``needs_bytes`` is the
+    least that the blob is known to need when loaded.
     """
 
     id: int
@@ -261,6 +268,7 @@ class Action:
     pid: int | None = None
     start_ticks: int | None = None
     expected_bytes: int = 0
+    needs_bytes: int = 0
     domain: str = HOST
     reason: str = ""
     request_id: int | None = None
@@ -283,8 +291,19 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """The immediate answer to a person's request (one that needed no action, or was refused)."""
+
+    request_id: int
+    ok: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What one tick decided: the rung, the actions, and one sentence with numbers.
+
+    ``actions`` with a ``request_id`` are answered when their outcome is known; ``replies`` at once.
 
     ``would`` is True when the owner's word (observe, paused) keeps the actions from being done:
     then ``actions`` is what would have been done.
@@ -298,6 +317,8 @@ class Decision:
     actions: tuple[Action, ...] = ()
     would: bool = False
     disruptive: bool = False
+    domain: str = ""
+    replies: tuple[Reply, ...] = ()
 
     def same_as(self, other: Decision) -> bool:
         """Whether a second look came to the same answer: same rung on the same targets."""

@@ -15,6 +15,12 @@ from ollama_guard.core.model import HOST, Level, Mode, Preference
 MIB = 1024**2
 GIB = 1024**3
 
+NO_CEILING_BYTES = 2**50  # bytes (1 PiB): no machine reaches it, so a threshold with it has no ceiling
+
+# The largest share of a domain that each threshold may take, whatever its floor says. Soft at a half,
+# hard at a quarter, critical at an eighth is where the container floors stand on 512 MiB.
+LARGEST_SHARE = {Level.SOFT: 1 / 2, Level.HARD: 1 / 4, Level.CRITICAL: 1 / 8}
+
 
 class Authority(StrEnum):
     """What the owner lets the guard do by itself."""
@@ -32,11 +38,14 @@ class Protect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A share of a domain's capacity, held between a floor and a ceiling in bytes."""
+    """A share of a domain's capacity, held between a floor and a ceiling in bytes.
+
+    A fixed size is a floor and a ceiling of that size, with the share 0.
+    """
 
     ratio: float
-    floor_bytes: int
-    ceiling_bytes: int
+    floor_bytes: int = 0
+    ceiling_bytes: int = NO_CEILING_BYTES
 
     def bytes_of(self, capacity_bytes: int) -> int:
         """The threshold in bytes for a domain of this capacity."""
@@ -55,16 +64,20 @@ class Thresholds:
     def bytes_of(self, level: Level, capacity_bytes: int) -> int:
         """The threshold in bytes below which a domain of this capacity is at ``level`` (not ``ok``).
 
-        A floor may not eat a tiny domain: soft is held to a half of it, hard to a quarter, critical
-        to an eighth, which is where the container floors stand on 512 MiB.
+        A floor may not eat a tiny domain, so each is held to its `LARGEST_SHARE`.
         """
+        threshold = self.at(level).bytes_of(capacity_bytes)
+        return min(threshold, int(capacity_bytes * LARGEST_SHARE[level]))
+
+    def at(self, level: Level) -> Threshold:
+        """The threshold of a level (not ``ok``)."""
         match level:
             case Level.SOFT:
-                return min(self.soft.bytes_of(capacity_bytes), capacity_bytes // 2)
+                return self.soft
             case Level.HARD:
-                return min(self.hard.bytes_of(capacity_bytes), capacity_bytes // 4)
+                return self.hard
             case Level.CRITICAL:
-                return min(self.critical.bytes_of(capacity_bytes), capacity_bytes // 8)
+                return self.critical
             case _:
                 raise ValueError("the level ok has no threshold")
 
@@ -148,7 +161,7 @@ class Policy:
 
     def rule_of(self, names: tuple[str, ...]) -> ModelRule:
         """The rule of a blob: the most protective that any of its names carries."""
-        rules = [rule for name, rule in self.models.items() if _spelled(name) in {_spelled(n) for n in names}]
+        rules = [rule for name, rule in self.models.items() if spelled(name) in {spelled(n) for n in names}]
         if not rules:
             return ModelRule()
         order = list(Preference)
@@ -159,7 +172,7 @@ class Policy:
         )
 
 
-def _spelled(name: str) -> str:
+def spelled(name: str) -> str:
     """A model name as Ollama lists it: lower case, with its tag (facts 5.1)."""
     folded = name.lower()
     return folded if ":" in folded.rsplit("/", 1)[-1] else f"{folded}:latest"

@@ -58,27 +58,32 @@ class Durable:
 class DomainState:
     """One domain's level and the facts behind it.
 
-    ``samples`` are (at, available_bytes) of the last seconds, oldest first, for the slope.
-    ``below_since_at`` is when available first fell below soft (grace); ``calm_since_at`` when the raw
-    level first fell below ``level`` (transition).
+    ``samples`` are (at, available_bytes) of the last second, oldest first, for the slope.
+    ``level`` is what people see: it rises at once and falls after a transition. ``raw`` is what the
+    thresholds say now; ``urgent`` is what may be acted on now: raw after soft's grace, or what the
+    forecast counts as crossed. ``below_since_at`` is when available first fell below soft (grace);
+    ``calm_since_at`` when ``urgent`` last fell below ``level``, ``calm_peak`` its highest since then.
     """
 
     level: Level = Level.OK
     since_at: float = 0.0
     below_since_at: float | None = None
     calm_since_at: float | None = None
+    calm_peak: Level = Level.OK
+    raw: Level = Level.OK
+    urgent: Level = Level.OK
     samples: tuple[tuple[float, int], ...] = ()
     slope_bytes_per_second: float | None = None
-    forecast: Level = Level.OK
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerState:
     """One runner's recent past, keyed by (pid, start_ticks).
 
-    ``cpu`` are (at, cpu_seconds) samples of the last seconds. ``loaded_at`` is when it was first known
-    to have finished loading. ``busy_since_at`` bounds the present busy spell; ``spell_seconds`` is the
-    last finished one. ``last_used_at`` is when it was last busy.
+    ``cpu`` are (at, cpu_seconds) samples of the last seconds. ``grew_at`` is when ``peak_bytes`` last
+    rose. ``loaded_at`` is when it was first known to have finished loading. ``busy_since_at`` bounds
+    the present busy spell; ``spell_seconds`` is the last finished one. ``last_used_at`` is when it was
+    last busy.
     """
 
     pid: int
@@ -127,9 +132,14 @@ class State:
     issued_at: Mapping[str, float] = field(default_factory=dict)
     finished: tuple[tuple[Action, Outcome], ...] = ()
     unhonoured: Mapping[str, float] = field(default_factory=dict)
-    last_action_at: float | None = None
     soft_cap: int | None = None
-    soft_cap_changed_at: float | None = None
+    soft_cap_quiet_since_at: float | None = None
+    servers: tuple[tuple[int, int], ...] = ()
+    server_names: tuple[str, ...] = ()
+    gone_at: Mapping[str, float] = field(default_factory=dict)
+    purged_at: Mapping[str, float] = field(default_factory=dict)
+    stalled_seconds: float = 0.0
+    hold_told_at: float = 0.0
     rates: Rates = field(default_factory=Rates)
     last_decision: Decision | None = None
     level: Level = Level.OK

@@ -1,0 +1,38 @@
+"""Budgets: kills that freed nothing are bounded, with back-off; then hold.
+
+At host ``critical`` a kill that can free bytes is never refused: the budget is against futility, not
+against rescue.
+"""
+
+from __future__ import annotations
+
+from ollama_guard.core.model import HOST, Action, ActionKind, DomainReading, Level, Outcome, OutcomeKind
+from ollama_guard.core.scene import Scene
+from ollama_guard.core.units import seconds_text
+
+HOUR_SECONDS = 3600.0
+# The pause after the first fruitless kill (seconds); it doubles with each further one in the hour.
+FIRST_PAUSE_SECONDS = 2.0
+
+
+def refusal(scene: Scene, reading: DomainReading) -> str:
+    """Why a kill is not allowed now, or "" if it is."""
+    if reading.name == HOST and scene.domain(HOST).urgent >= Level.CRITICAL:
+        return ""
+    recent = [at for at in scene.state.durable.fruitless_kills if scene.now - at < HOUR_SECONDS]
+    if not recent:
+        return ""
+    if len(recent) >= scene.policy.kills_per_hour:
+        return f"{len(recent)} kills in the last hour freed nothing, which is the budget"
+    pause = FIRST_PAUSE_SECONDS * 2 ** (len(recent) - 1)
+    left = pause - (scene.now - recent[-1])
+    return f"the last kill freed nothing, the next may come in {seconds_text(left)}" if left > 0 else ""
+
+
+def after(durable_kills: tuple[float, ...], action: Action, outcome: Outcome) -> tuple[float, ...]:
+    """The times of fruitless kills, brought up to this outcome."""
+    kept = tuple(at for at in durable_kills if outcome.at - at < HOUR_SECONDS)
+    fruitless = action.kind is ActionKind.KILL and (
+        outcome.kind is OutcomeKind.FAILED or (outcome.kind is OutcomeKind.DONE and outcome.freed_bytes <= 0)
+    )
+    return (*kept, outcome.at) if fruitless else kept

@@ -1,0 +1,107 @@
+"""Condemned blobs: had to be aborted or killed twice in ten minutes, so they are killed at birth.
+
+The term doubles with each new conviction, up to a day. A blob is pardoned when what it needs has
+fitted for a whole transition, or after a day in which nobody asked for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ollama_guard.core import victims
+from ollama_guard.core.model import (
+    Action,
+    ActionKind,
+    Level,
+    Outcome,
+    OutcomeKind,
+    Preference,
+    Rung,
+)
+from ollama_guard.core.policy import Policy
+from ollama_guard.core.runners import Runner
+from ollama_guard.core.scene import Scene
+from ollama_guard.core.state import Condemned, Durable, Strike
+
+# Strikes count for this long (seconds; design, section 3).
+STRIKE_WINDOW_SECONDS = 600.0
+STRIKES_TO_CONDEMN = 2
+# A record is forgotten after this long unasked (seconds; design, section 5).
+FORGET_SECONDS = 86400.0
+
+
+def active(durable: Durable, blob: str | None, now: float) -> Condemned | None:
+    """The record under which a runner of this blob is killed at birth, if any."""
+    if blob is None:
+        return None
+    return next((c for c in durable.condemned if c.blob == blob and c.until_at > now), None)
+
+
+def at_birth(scene: Scene) -> list[Runner]:
+    """Runners of condemned blobs that are to be killed now."""
+    return [
+        runner
+        for runner in scene.runners
+        if not any(a.key == runner.key and a.kind is ActionKind.KILL for a in scene.state.in_flight)
+        and runner.rule.preference is not Preference.OMIT
+        and (record := active(scene.state.durable, runner.reading.blob, scene.now)) is not None
+        and runner.reading.born_at >= record.since_at
+    ]
+
+
+def review(scene: Scene) -> tuple[Condemned, ...]:
+    """The records as they stand after this tick: pardoned ones and those long unasked are gone."""
+    kept = []
+    for record in scene.state.durable.condemned:
+        fits = _fits(scene, record)
+        since = (record.fits_since_at if record.fits_since_at is not None else scene.now) if fits else None
+        pardoned = since is not None and scene.now - since >= scene.policy.transition_seconds
+        unasked = scene.now - max(record.last_asked_at, record.since_at) > FORGET_SECONDS
+        if not pardoned and not unasked:
+            kept.append(record if since == record.fits_since_at else replace(record, fits_since_at=since))
+    return tuple(kept)
+
+
+def _fits(scene: Scene, record: Condemned) -> bool:
+    readings = scene.readable()
+    if not readings:
+        return False
+    for reading in readings:
+        idle = sum(runner.freeable_bytes for runner in victims.idle(scene, reading.name))
+        if record.needs_bytes > scene.headroom(reading, Level.HARD) + idle:
+            return False
+    return True
+
+
+def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) -> Durable:
+    """The durable state after a kill: a strike, maybe a conviction, or one more kill at birth."""
+    if action.kind is not ActionKind.KILL or outcome.kind is not OutcomeKind.DONE or action.blob is None:
+        return durable
+    now = outcome.at
+    record = active(durable, action.blob, now)
+    if record is not None:
+        asked = replace(record, kills=record.kills + 1, last_asked_at=now)
+        return replace(durable, condemned=tuple(asked if c is record else c for c in durable.condemned))
+    if action.rung not in (Rung.ABORT_LOAD, Rung.KILL_RUNNER):
+        return durable
+    strike = Strike(action.blob, now, max(action.needs_bytes, outcome.freed_bytes))
+    strikes = (*(s for s in durable.strikes if now - s.at <= STRIKE_WINDOW_SECONDS), strike)
+    durable = replace(durable, strikes=strikes)
+    own = [s for s in strikes if s.blob == action.blob]
+    former = next((c for c in durable.condemned if c.blob == action.blob), None)
+    if len(own) < STRIKES_TO_CONDEMN and former is None:
+        return durable
+    term = min(former.term_seconds * 2, policy.condemned_max_seconds) if former else policy.condemned_seconds
+    verdict = Condemned(
+        blob=action.blob,
+        names=action.names,
+        since_at=now,
+        until_at=now + term,
+        term_seconds=term,
+        needs_bytes=max(s.needs_bytes for s in own),
+        last_asked_at=now,
+    )
+    others = tuple(c for c in durable.condemned if c.blob != action.blob)
+    return replace(
+        durable, condemned=(*others, verdict), strikes=tuple(s for s in strikes if s.blob != action.blob)
+    )

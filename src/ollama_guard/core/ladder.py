@@ -1,0 +1,152 @@
+"""The ladder: the least harm that suffices in time, as a draft that `decide` turns into actions.
+
+Order: a condemned blob at birth; a load that can't fit; relief of the shortest domain (unload idle,
+drain busy, kill one); a ghost entry; the cap; nothing. One draft a tick, one kill at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ollama_guard.core import budgets, condemned, loads, victims
+from ollama_guard.core.model import ActionKind, Activity, DomainReading, Level, LoadedModel, Rung
+from ollama_guard.core.runners import Runner
+from ollama_guard.core.scene import Scene, unload_seconds
+from ollama_guard.core.units import bytes_text, seconds_text
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A rung, its targets, and one sentence with numbers; ``hold`` and ``none`` have no targets."""
+
+    rung: Rung
+    reason: str
+    kind: ActionKind = ActionKind.UNLOAD
+    targets: tuple[Runner, ...] = ()
+    domain: str = ""
+    ghost: LoadedModel | None = None
+
+
+NOTHING = Draft(Rung.NONE, "nothing to do")
+
+
+def choose(scene: Scene) -> Draft:
+    """What the present calls for, apart from the owner's word and blindness, which `decide` weighs."""
+    doomed = condemned.at_birth(scene)
+    if doomed:
+        names = ", ".join(runner.title for runner in doomed)
+        return Draft(
+            Rung.ABORT_LOAD, f"{names} is condemned: killed at birth", ActionKind.KILL, tuple(doomed), "host"
+        )
+    verdict = loads.judge(scene)
+    if verdict is not None:
+        return Draft(verdict.rung, verdict.reason, verdict.kind, verdict.targets, verdict.domain)
+    held: Draft | None = None
+    for reading in scene.readable():
+        if scene.domain(reading.name).urgent > Level.OK:
+            draft = _relieve(scene, reading)
+            if draft.rung is not Rung.HOLD:
+                return draft
+            held = held or draft
+    return held or NOTHING
+
+
+def _relieve(scene: Scene, reading: DomainReading) -> Draft:
+    """Relief of one domain that is short: how much is missing, and the mildest rung that brings it."""
+    urgent = scene.domain(reading.name).urgent
+    target = scene.threshold(reading, urgent) + scene.policy.min_reclaim_bytes(reading.capacity_bytes or 0)
+    coming = scene.coming_bytes(reading.name, drains=urgent < Level.CRITICAL)
+    need = target - (reading.available_bytes or 0) - coming
+    facts = situation(scene, reading)
+    if need <= 0:
+        what = f"{bytes_text(coming)} are on their way" if coming else "the target is reached"
+        return Draft(Rung.HOLD, f"{facts}: waiting, {what}", domain=reading.name)
+    chosen = victims.fewest(victims.idle(scene, reading.name), need)
+    if chosen and _in_time(scene, reading, chosen, urgent):
+        total = sum(runner.freeable_bytes for runner in chosen)
+        listed = ", ".join(_describe(runner) for runner in chosen)
+        reason = f"{facts}: unload {listed}, {bytes_text(total)} of the {bytes_text(need)} wanted"
+        return Draft(Rung.UNLOAD_IDLE, reason, ActionKind.UNLOAD, tuple(chosen), reading.name)
+    if urgent >= Level.CRITICAL:
+        return _kill(scene, reading, need, facts)
+    if urgent >= Level.HARD:
+        return _drain(scene, reading, need, facts)
+    return Draft(Rung.HOLD, f"{facts}: hold, {_why_not_idle(scene, reading)}", domain=reading.name)
+
+
+def _in_time(scene: Scene, reading: DomainReading, chosen: list[Runner], urgent: Level) -> bool:
+    """Whether an unload is done before memory is; below ``critical`` there is time to see."""
+    left = scene.seconds_to_exhaustion(reading)
+    if urgent < Level.CRITICAL or left is None:
+        return True
+    total = sum(runner.freeable_bytes for runner in chosen)
+    return unload_seconds(scene.policy, scene.state.rates, total) < left
+
+
+def _drain(scene: Scene, reading: DomainReading, need: int, facts: str) -> Draft:
+    left = scene.seconds_to(reading, Level.CRITICAL)
+    prior = scene.policy.drain_prior_seconds
+    candidates = [
+        runner
+        for runner in victims.drainable(scene, reading.name)
+        if left is None or (runner.spell_seconds or prior) < left
+    ]
+    chosen = victims.fewest(candidates, need)
+    if not chosen:
+        return Draft(Rung.HOLD, f"{facts}: hold, {_why_not_idle(scene, reading)}", domain=reading.name)
+    listed = ", ".join(_describe(runner) for runner in chosen)
+    reason = f"{facts}: nothing idle is left, so let {listed} end after its answer"
+    return Draft(Rung.DRAIN_BUSY, reason, ActionKind.UNLOAD, tuple(chosen), reading.name)
+
+
+def _kill(scene: Scene, reading: DomainReading, need: int, facts: str) -> Draft:
+    dying = [a for a in scene.in_flight(reading.name) if a.kind is ActionKind.KILL and not scene.overdue(a)]
+    if dying:
+        return Draft(Rung.HOLD, f"{facts}: waiting for the killed runner to be gone", domain=reading.name)
+    victim = victims.to_kill(scene, reading.name, need)
+    if victim is None:
+        return Draft(Rung.HOLD, f"{facts}: hold, {_why_not_idle(scene, reading)}", domain=reading.name)
+    refusal = budgets.refusal(scene, reading)
+    if refusal:
+        return Draft(Rung.HOLD, f"{facts}: hold, {refusal}", domain=reading.name)
+    rung = Rung.ABORT_LOAD if victim.activity is Activity.LOADING else Rung.KILL_RUNNER
+    verb = "abort the load of" if rung is Rung.ABORT_LOAD else "kill the runner of"
+    reason = f"{facts}: {verb} {_describe(victim)}, {bytes_text(need)} wanted and nothing milder is in time"
+    return Draft(rung, reason, ActionKind.KILL, (victim,), reading.name)
+
+
+def situation(scene: Scene, reading: DomainReading) -> str:
+    """``host has 612 MiB available, below soft 819 MiB, falling 210 MiB/s``."""
+    urgent = scene.domain(reading.name).urgent
+    available = reading.available_bytes or 0
+    threshold = scene.threshold(reading, urgent)
+    side = "below" if available < threshold else "about to cross"
+    slope = scene.domain(reading.name).slope_bytes_per_second
+    falling = f", falling {bytes_text(-slope)}/s" if slope is not None and slope < -(1024**2) else ""
+    has = f"{reading.name} has {bytes_text(available)} available"
+    return f"{has}, {side} {urgent.word} {bytes_text(threshold)}{falling}"
+
+
+def _describe(runner: Runner) -> str:
+    match runner.activity:
+        case Activity.IDLE:
+            doing = f"idle {seconds_text(runner.idle_seconds)}"
+        case Activity.LOADING:
+            doing = "loading"
+        case Activity.STOPPING:
+            doing = "asked to stop"
+        case _:
+            doing = "busy"
+    return f"{runner.title} ({doing}, {bytes_text(runner.freeable_bytes)})"
+
+
+def _why_not_idle(scene: Scene, reading: DomainReading) -> str:
+    """Why no milder step is left, in a few words."""
+    here = scene.within(reading.name)
+    if not here:
+        return "no Ollama runner holds memory here"
+    if not scene.api_usable():
+        return "Ollama's API does not answer and a kill waits for critical"
+    counts = {activity: sum(1 for r in here if r.activity is activity) for activity in Activity}
+    told = ", ".join(f"{count} {activity}" for activity, count in counts.items() if count)
+    return f"nothing can be unloaded now ({told}) and a kill waits for critical"

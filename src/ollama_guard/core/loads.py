@@ -1,0 +1,75 @@
+"""Loads in flight, judged at birth: does what is still to come fit, and if not, what has to go?
+
+A newborn runner's final size is foreseeable (facts 3.4). It fits when it leaves every domain above its
+hard threshold; it fits with the idle gone when unloading them would make it so; else it is aborted
+before anything else is touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ollama_guard.core import victims
+from ollama_guard.core.model import ActionKind, Activity, DomainReading, Level, Preference, Rung
+from ollama_guard.core.runners import Runner
+from ollama_guard.core.scene import Scene, killable
+from ollama_guard.core.units import bytes_text
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a load in flight calls for."""
+
+    rung: Rung
+    kind: ActionKind
+    targets: tuple[Runner, ...]
+    reason: str
+    domain: str
+
+
+def judge(scene: Scene) -> Verdict | None:
+    """The first load in flight that does not simply fit, oldest first (Ollama loads one at a time)."""
+    loading = [r for r in scene.runners if r.activity is Activity.LOADING]
+    ahead = {reading.name: 0 for reading in scene.readable()}
+    for runner in sorted(loading, key=lambda r: r.reading.born_at):
+        for reading in scene.readable():
+            if reading.name not in runner.reading.domains:
+                continue
+            verdict = _judge_one(scene, runner, reading, ahead[reading.name])
+            if verdict is not None:
+                return verdict
+            ahead[reading.name] += runner.remaining_bytes
+    return None
+
+
+def _judge_one(scene: Scene, runner: Runner, reading: DomainReading, ahead_bytes: int) -> Verdict | None:
+    remaining = runner.remaining_bytes
+    if remaining == 0:
+        return None
+    coming = scene.coming_bytes(reading.name, drains=False)
+    room = scene.headroom(reading, Level.HARD) + coming - ahead_bytes
+    if remaining <= room:
+        return None
+    need = remaining - room
+    idle = [v for v in victims.idle(scene, reading.name) if v.reading.blob != runner.reading.blob]
+    facts = (
+        f"{runner.title} is loading and will need {bytes_text(remaining)} more of its "
+        f"{bytes_text(runner.foreseen_bytes or 0)}; {reading.name} has {bytes_text(max(0, room))} above hard"
+    )
+    if sum(victim.freeable_bytes for victim in idle) >= need:
+        chosen = victims.fewest(idle, need)
+        listed = ", ".join(victim.title for victim in chosen)
+        reason = f"{facts}: unload idle {listed} to make room"
+        return Verdict(Rung.UNLOAD_IDLE, ActionKind.UNLOAD, tuple(chosen), reason, reading.name)
+    if not _may_abort(scene, runner, reading):
+        return None
+    spare = bytes_text(sum(victim.freeable_bytes for victim in idle))
+    reason = f"{facts} and idle models hold {spare}: it can't fit, abort the load"
+    return Verdict(Rung.ABORT_LOAD, ActionKind.KILL, (runner,), reason, reading.name)
+
+
+def _may_abort(scene: Scene, runner: Runner, reading: DomainReading) -> bool:
+    """``omit`` is aborted at ``critical`` only, and never with ``protect = "always"``."""
+    if runner.rule.preference is Preference.OMIT:
+        return killable(runner) and scene.domain(reading.name).urgent >= Level.CRITICAL
+    return True

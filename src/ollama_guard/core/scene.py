@@ -1,0 +1,152 @@
+"""One tick's whole picture, and what the ladder asks of it: numbers, times, what is on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ollama_guard.core.model import (
+    Action,
+    ActionKind,
+    Activity,
+    DomainReading,
+    Level,
+    Preference,
+    Rung,
+    Snapshot,
+)
+from ollama_guard.core.policy import GIB, Policy, Protect
+from ollama_guard.core.pressure import seconds_to
+from ollama_guard.core.runners import Runner
+from ollama_guard.core.state import DomainState, Rates, State
+
+# Relief in flight is waited for this many times as long as it is expected to take, before the next
+# rung: the priors are medians, and a busy machine's tail is about three times its median.
+PATIENCE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Policy, state (its domains and runners already of this snapshot), snapshot and runners."""
+
+    policy: Policy
+    state: State
+    snapshot: Snapshot
+    runners: tuple[Runner, ...]
+
+    @property
+    def now(self) -> float:
+        """Boottime seconds."""
+        return self.snapshot.now
+
+    def readable(self) -> list[DomainReading]:
+        """Domains with a capacity and an available reading, worst first."""
+        readings = [d for d in self.snapshot.domains if d.available_bytes is not None and d.capacity_bytes]
+        return sorted(readings, key=lambda d: (-self.domain(d.name).urgent, self.headroom(d, Level.HARD)))
+
+    def domain(self, name: str) -> DomainState:
+        """What is remembered of a domain."""
+        return self.state.domains.get(name, DomainState())
+
+    def threshold(self, reading: DomainReading, level: Level) -> int:
+        """A level's threshold on this domain, in bytes."""
+        return self.policy.thresholds_of(reading.name).bytes_of(level, reading.capacity_bytes or 0)
+
+    def headroom(self, reading: DomainReading, level: Level) -> int:
+        """Available minus a threshold, in bytes; negative when below."""
+        return (reading.available_bytes or 0) - self.threshold(reading, level)
+
+    def seconds_to_exhaustion(self, reading: DomainReading) -> float | None:
+        """Seconds until nothing is available at this slope; None = not in sight."""
+        return seconds_to(reading.available_bytes or 0, 0, self.domain(reading.name).slope_bytes_per_second)
+
+    def seconds_to(self, reading: DomainReading, level: Level) -> float | None:
+        """Seconds until a threshold is crossed at this slope; 0 if it is, None = not in sight."""
+        slope = self.domain(reading.name).slope_bytes_per_second
+        return seconds_to(reading.available_bytes or 0, self.threshold(reading, level), slope)
+
+    def within(self, name: str) -> list[Runner]:
+        """Runners whose memory counts in a domain."""
+        return [runner for runner in self.runners if name in runner.reading.domains]
+
+    def can_unload(self, runner: Runner) -> bool:
+        """Whether the API can be asked: it answers, knows a name, and honoured the last request."""
+        return bool(runner.names) and self.api_usable() and not self.unhonoured(runner.reading.blob)
+
+    def api_usable(self) -> bool:
+        """Whether ``hands`` live and Ollama answered lately."""
+        api, policy = self.snapshot.api, self.policy.ollama
+        return (
+            self.snapshot.hands_alive
+            and api.answered_at is not None
+            and self.now - api.answered_at <= policy.unresponsive_after_seconds
+        )
+
+    def unhonoured(self, blob: str | None) -> bool:
+        """Whether an unload of this blob failed a moment ago."""
+        return blob is not None and self.state.unhonoured.get(blob, 0.0) > self.now
+
+    def in_flight(self, name: str) -> list[Action]:
+        """Actions under way that will free memory in a domain."""
+        keys = {runner.key for runner in self.within(name)}
+        return [action for action in self.state.in_flight if action.key in keys]
+
+    def age(self, action: Action) -> float:
+        """Seconds since an action was issued."""
+        return self.now - self.state.issued_at.get(str(action.id), self.now)
+
+    def overdue(self, action: Action) -> bool:
+        """Whether an action has had its expected time several times over."""
+        return self.age(action) > patience_seconds(self.policy, self.state.rates, action)
+
+    def coming_bytes(self, name: str, *, drains: bool) -> int:
+        """What relief under way will still bring back to a domain; drains only where they may count."""
+        return sum(
+            action.expected_bytes
+            for action in self.in_flight(name)
+            if (drains if action.rung is Rung.DRAIN_BUSY else not self.overdue(action))
+        )
+
+
+def unload_seconds(policy: Policy, rates: Rates, count: int) -> float:
+    """Expected seconds until an unload of ``count`` bytes is done."""
+    return rates.unload * (policy.unload_prior_seconds + policy.unload_prior_seconds_per_gib * count / GIB)
+
+
+def kill_seconds(policy: Policy, rates: Rates, count: int) -> float:
+    """Expected seconds until a killed process of ``count`` bytes has given them back."""
+    return rates.kill * (policy.kill_prior_seconds + policy.kill_prior_seconds_per_gib * count / GIB)
+
+
+def expected_seconds(policy: Policy, rates: Rates, action: Action) -> float:
+    """How long an action should take."""
+    if action.kind is ActionKind.KILL:
+        return kill_seconds(policy, rates, action.expected_bytes)
+    return unload_seconds(policy, rates, action.expected_bytes)
+
+
+def patience_seconds(policy: Policy, rates: Rates, action: Action) -> float:
+    """How long an action is waited for before the next rung."""
+    return max(policy.post_action_delay_seconds, PATIENCE * expected_seconds(policy, rates, action))
+
+
+def relief_seconds(
+    policy: Policy, rates: Rates, runners: Iterable[Runner], capacity: int
+) -> dict[Level, float]:
+    """How long the relief that each level calls for would take: an unload, at critical a kill."""
+    least = policy.min_reclaim_bytes(capacity)
+    views = list(runners)
+    idle = [r.freeable_bytes for r in views if r.activity is Activity.IDLE]
+    mortal = [r.freeable_bytes for r in views if killable(r)]
+    unload = unload_seconds(policy, rates, max(idle)) if idle else 0.0
+    kill = (
+        kill_seconds(policy, rates, min((b for b in mortal if b >= least), default=max(mortal)))
+        if mortal
+        else 0.0
+    )
+    return {Level.SOFT: unload, Level.HARD: unload, Level.CRITICAL: kill}
+
+
+def killable(runner: Runner) -> bool:
+    """Whether the owner lets this runner be killed at ``critical``."""
+    return not (runner.rule.preference is Preference.OMIT and runner.rule.protect is Protect.ALWAYS)

@@ -1,0 +1,23 @@
+"""Numbers as people read them in a sentence."""
+
+from __future__ import annotations
+
+from ollama_guard.core.policy import GIB, MIB
+
+
+def bytes_text(count: float) -> str:
+    """``1.5 GiB``, ``612 MiB``: two or three significant figures, never a long number."""
+    if abs(count) >= GIB:
+        return f"{count / GIB:.1f} GiB"
+    return f"{count / MIB:.0f} MiB"
+
+
+def seconds_text(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``5 min``, ``2.0 h``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

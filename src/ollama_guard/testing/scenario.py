@@ -1,0 +1,216 @@
+"""A small host in memory: domains, runners, a server and an API, to tell stories to the core.
+
+`World` holds what is; `World.snapshot()` is what the sensors would read; `World.play()` lets `decide`
+run over it with a stepped clock and carries its actions out, as the two processes would, with the
+delays that real ones have. No I/O, no clock, no randomness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ollama_guard.core.decide import absorb, decide
+from ollama_guard.core.model import (
+    CONTAINER,
+    HOST,
+    Action,
+    ActionKind,
+    ApiReading,
+    CatalogueEntry,
+    Decision,
+    DomainReading,
+    LoadedModel,
+    Outcome,
+    OutcomeKind,
+    Request,
+    RunnerReading,
+    ServerReading,
+    Snapshot,
+)
+from ollama_guard.core.policy import GIB, MIB, Policy
+from ollama_guard.core.state import State
+
+SERVER_PID = 100
+
+
+def blob_of(name: str) -> str:
+    """A stable blob digest for a made-up model."""
+    return "sha256:" + (name.encode().hex() * 64)[:64]
+
+
+@dataclass(slots=True)
+class Model:
+    """A made-up model process: ``taken`` of ``size`` bytes are in memory; it loads at ``rate`` bytes/s."""
+
+    name: str
+    size: int
+    pid: int
+    born_at: float
+    taken: int
+    rate: int = 1 * GIB
+    aliases: tuple[str, ...] = ()
+    busy: bool = False
+    cpu_seconds: float = 0.0
+    honours_unload: bool = True
+    gone_at: float | None = None
+
+    @property
+    def loading(self) -> bool:
+        """Whether its load is still in flight."""
+        return self.taken < self.size
+
+
+@dataclass
+class World:
+    """A host of ``capacity`` bytes on which ``other`` bytes are used by everything but Ollama."""
+
+    capacity: int = 4 * GIB
+    other: int = 1 * GIB
+    limit: int | None = None
+    policy: Policy = field(default_factory=Policy)
+    now: float = 1000.0
+    models: list[Model] = field(default_factory=list)
+    state: State = field(default_factory=State)
+    hog_rate: int = 0
+    hog_target: int = 0
+    hog_taken: int = 0
+    api_silent_since: float | None = None
+    hands_alive: bool = True
+    unload_seconds: float = 0.15
+    kill_seconds: float = 0.1
+    decisions: list[Decision] = field(default_factory=list)
+    outcomes: list[tuple[Action, Outcome]] = field(default_factory=list)
+    requests: tuple[Request, ...] = ()
+    oom_kills: int = 0
+    catalogue: dict[str, CatalogueEntry] = field(default_factory=dict)
+
+    def load(self, name: str, size: int, *, loaded: bool = True, busy: bool = False, aliases: tuple[str, ...] = ()) -> Model:
+        """Bring up a runner; ``loaded`` False begins a load in flight."""
+        pid = SERVER_PID + 1 + len(self.models) + len(self.outcomes)
+        age = 300.0 if loaded else 0.0
+        model = Model(name, size, pid, self.now - age, size if loaded else 0, aliases=aliases, busy=busy)
+        self.models.append(model)
+        self.catalogue[name] = CatalogueEntry(blob_of(name), (name, *aliases), size)
+        return model
+
+    def model(self, name: str) -> Model | None:
+        """The live model of a name."""
+        return next((m for m in self.models if m.name == name), None)
+
+    @property
+    def used(self) -> int:
+        """Bytes in use on the host."""
+        return self.other + self.hog_taken + sum(m.taken for m in self.models)
+
+    def snapshot(self) -> Snapshot:
+        """What the sensors and hands would say now."""
+        available = max(0, self.capacity - self.used)
+        domains = [DomainReading(HOST, self.capacity, available, oom_kills=self.oom_kills)]
+        if self.limit is not None:
+            inside = self.hog_taken + sum(m.taken for m in self.models)
+            domains.append(DomainReading(CONTAINER, self.limit, min(available, max(0, self.limit - inside))))
+        names = tuple(domain.name for domain in domains)
+        answered = self.now if self.api_silent_since is None else self.api_silent_since
+        return Snapshot(
+            now=self.now,
+            wall=1.7e9 + self.now,
+            domains=tuple(domains),
+            servers=(ServerReading(SERVER_PID, 1, 0, "/ollama", "argv says serve"),),
+            runners=tuple(self._runner(model, names) for model in self.models),
+            api=ApiReading(
+                probed_at=self.now,
+                answered_at=answered,
+                version="0.33.0",
+                loaded=tuple(self._listed(m) for m in self.models if not m.loading),
+                loaded_at=answered,
+            ),
+            catalogue=tuple(self.catalogue.values()),
+            requests=self.requests,
+            hands_alive=self.hands_alive,
+        )
+
+    def _runner(self, model: Model, domains: tuple[str, ...]) -> RunnerReading:
+        return RunnerReading(
+            pid=model.pid,
+            start_ticks=int(model.born_at * 100),
+            born_at=model.born_at,
+            server_pid=SERVER_PID,
+            proven=True,
+            proof="child of the server",
+            blob=blob_of(model.name),
+            blob_bytes=model.size,
+            context_tokens=4096,
+            anon_bytes=model.taken,
+            shmem_bytes=0,
+            file_bytes=10 * MIB,
+            swap_bytes=0,
+            cpu_seconds=model.cpu_seconds,
+            process_state="S",
+            domains=domains,
+        )
+
+    def _listed(self, model: Model) -> LoadedModel:
+        return LoadedModel(model.name, blob_of(model.name), model.size, 0, 300.0)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time go by: loads and the hog grow, busy runners burn CPU, the kernel kills at zero."""
+        self.now += seconds
+        self.hog_taken = min(self.hog_target, self.hog_taken + int(self.hog_rate * seconds))
+        for model in self.models:
+            if model.loading:
+                model.taken = min(model.size, model.taken + int(model.rate * seconds))
+                model.cpu_seconds += seconds
+            elif model.busy:
+                model.cpu_seconds += seconds
+        self.models = [m for m in self.models if m.gone_at is None or m.gone_at > self.now]
+        over_limit = self.limit is not None and self.used - self.other > self.limit
+        if self.used > self.capacity or over_limit:
+            self.oom_kills += 1
+            self.hog_taken = self.hog_target = 0
+
+    def tick(self) -> Decision:
+        """One decision, its actions begun."""
+        self.state, decision = decide(self.policy, self.state, self.snapshot())
+        self.requests = ()
+        self.decisions.append(decision)
+        if not decision.would:
+            for action in decision.actions:
+                self._begin(action)
+        return decision
+
+    def _begin(self, action: Action) -> None:
+        victim = next((m for m in self.models if m.pid == action.pid), None)
+        if victim is None:
+            return
+        if action.kind is ActionKind.KILL:
+            victim.gone_at = self.now + self.kill_seconds
+        elif victim.honours_unload and not victim.busy and not victim.loading:
+            victim.gone_at = self.now + self.unload_seconds
+
+    def settle(self) -> None:
+        """Report the outcomes of actions whose victims are gone, or whose deadline has passed."""
+        pids = {m.pid for m in self.models}
+        for action in self.state.in_flight:
+            if action.pid is not None and action.pid not in pids:
+                outcome = Outcome(action.id, OutcomeKind.DONE, self.now, action.expected_bytes)
+            elif self.now > action.deadline_at:
+                outcome = Outcome(action.id, OutcomeKind.FAILED, self.now, 0, "not honoured")
+            else:
+                continue
+            self.outcomes.append((action, outcome))
+            self.state = absorb(self.policy, self.state, outcome)
+
+    def play(self, seconds: float, *, until: Callable[[World], bool] | None = None) -> None:
+        """Run the guard for a while, ticking as it plans to; ``until`` ends it early."""
+        end = self.now + seconds
+        while self.now < end and not (until and until(self)):
+            self.settle()
+            self.tick()
+            self.pass_time(min(self.state.planned_delay_seconds, end - self.now + 1e-6))
+        self.settle()
+
+    def with_policy(self, **changes: object) -> World:
+        """The same world under a changed policy."""
+        self.policy = replace(self.policy, **changes)  # type: ignore[arg-type]  # names checked by dataclasses
+        return self
