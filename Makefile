@@ -1,0 +1,92 @@
+# `make test` needs Python 3.11 or later, pip and this machine's package manager; it sets the rest up itself.
+# `make help` lists the targets.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+UV     := .cache/lock/bin/uv
+
+# Behaviour of a live machine varies: one green run proves little, three in a row much more.
+REPEAT ?= 3
+
+# A bed's client may run for 5 minutes, and the beds are built within the first test that asks.
+SOAK_TIMEOUT_SECONDS := 1800
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-unit test-scenarios test-integration test-real test-smallhost soak check format \
+	lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+test: setup ## every tier that can run here, the live ones three times; says which can't and why
+	$(PYTEST) tests --repeat $(REPEAT) --durations 10
+
+test-unit: setup ## pure functions and small parts
+	$(PYTEST) tests/unit
+
+test-scenarios: setup ## whole stories told to the brain
+	$(PYTEST) tests/scenarios
+
+test-integration: setup ## the programs against the fake Ollama
+	$(PYTEST) tests/integration
+
+test-real: setup ## against a real Ollama (downloads 200 MB and takes 3.1 GB of disk the first time)
+	$(PYTEST) tests/real --repeat $(REPEAT)
+
+test-smallhost: setup ## on a whole small machine in a cgroup (root)
+	$(PYTEST) tests/smallhost --repeat $(REPEAT)
+
+soak: setup ## the long forms: 20 times, clients of 5 minutes; takes hours
+	$(PYTEST) tests --repeat 20 -m "real or smallhost" --soak --timeout $(SOAK_TIMEOUT_SECONDS)
+
+check: setup ## format, lint, types, import rule
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests/beds tests/conftest.py
+	$(BIN)/lint-imports
+
+format: setup ## let ruff rewrite the sources
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: $(VENV)/.package ## the virtual environment, from the locked requirements
+
+$(VENV)/.python: | Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed; $(PYTHON) is $$($(PYTHON) --version). Name another: make PYTHON=…"; exit 1; }
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing python3-venv"; apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv; \
+	  else echo "$(PYTHON) can't make virtual environments. As root: apt-get install python3-venv"; exit 1; fi; fi
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# sdnotify comes as source only: what builds it must be there first, hence two locks.
+$(VENV)/.locked: requirements/build.lock requirements/dev.lock | $(VENV)/.python
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/build.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r requirements/dev.lock
+	@touch $@
+
+$(VENV)/.package: pyproject.toml $(VENV)/.locked
+	$(BIN)/python -m pip install --quiet --no-deps --no-index --no-build-isolation --editable .
+	@touch $@
+
+# Universal: one lock for every Python and platform, and no address of an index or a folder of this machine.
+COMPILE = env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL $(UV) pip compile --quiet --no-config \
+	--universal --python-version 3.11 --generate-hashes --upgrade --no-header --no-annotate
+lock: $(UV) ## make the locked requirements anew, with the newest versions
+	$(COMPILE) pyproject.toml --all-extras --group dev --group build -o requirements/dev.lock
+	$(COMPILE) --group build -c requirements/dev.lock -o requirements/build.lock
+	@! grep -n -e '://' -e find-links -e index-url requirements/*.lock
+
+$(UV):
+	$(PYTHON) -m venv .cache/lock
+	.cache/lock/bin/pip install --quiet uv
+
+clean: ## remove what the targets made here (not the cache of the real Ollama: ~/.cache/ollama-guard)
+	rm -rf $(VENV) .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

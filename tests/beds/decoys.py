@@ -1,0 +1,102 @@
+"""Programs that a careless guard would take for Ollama's: they must never be touched."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from beds.http import free_port
+from beds.process import Launcher, Started, launch
+
+_DISGUISE = Path(__file__).with_name("disguise.py")
+_PROXY = Path(__file__).with_name("tcp_proxy.py")
+
+
+class Decoy:
+    """A process that shows the `comm` and command line of another program, and holds memory.
+
+    Enter it to start it; it ends with its test (end of file on its standard input).
+    """
+
+    def __init__(self, argv: Sequence[str], *, memory_bytes: int = 0, launcher: Launcher = launch) -> None:
+        self.argv = list(argv)
+        self._memory_bytes = memory_bytes
+        self._launcher = launcher
+        self.started: Started | None = None
+
+    @classmethod
+    def llama_server(cls, blob: Path, *, memory_bytes: int = 0, launcher: Launcher = launch) -> Self:
+        """A user's own llama.cpp server on a file that looks like (or is) one of Ollama's blobs."""
+        argv = ["/usr/local/bin/llama-server", "--model", str(blob), "--port", str(free_port())]
+        return cls(argv, memory_bytes=memory_bytes, launcher=launcher)
+
+    def __enter__(self) -> Self:
+        # Its own command line must be exactly as long as the one it shows: the kernel gives no more room.
+        plain = [sys.executable, "-I", "-S", str(_DISGUISE), str(self._memory_bytes)]
+        shown, own = _length(self.argv), _length(plain)
+        if shown <= own:
+            self.argv += ["--alias", "x" * max(1, own + 2 - shown - len("--alias") - 2)]
+            shown = _length(self.argv)
+        plain.append("x" * (shown - own - 1))
+        self.started = self._launcher(plain, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.started.stdin.write("\0".join(self.argv).encode() + b"\n")
+        self.started.stdin.flush()
+        answer = self.started.stdout.readline()
+        if answer != b"ready\n":
+            self.started.stop()
+            raise RuntimeError(f"the decoy could not disguise itself: {answer!r}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.started is not None:
+            self.started.stop()
+
+    @property
+    def pid(self) -> int:
+        """Its PID, as this machine numbers it."""
+        assert self.started is not None
+        return self.started.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether nobody has ended it."""
+        return self.started is not None and self.started.poll() is None
+
+
+class TcpProxy:
+    """A process that holds `port` and passes every connection on to 127.0.0.1:`upstream_port`."""
+
+    def __init__(self, upstream_port: int, *, port: int | None = None, launcher: Launcher = launch) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._upstream_port = upstream_port
+        self._launcher = launcher
+        self.started: Started | None = None
+
+    def __enter__(self) -> Self:
+        argv = [sys.executable, "-I", "-S", str(_PROXY), str(self.port), str(self._upstream_port)]
+        self.started = self._launcher(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if self.started.stdout.readline() != b"ready\n":
+            self.started.stop()
+            raise RuntimeError(f"no proxy can listen on port {self.port}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.started is not None:
+            self.started.stop()
+
+    @property
+    def pid(self) -> int:
+        """Its PID, as this machine numbers it."""
+        assert self.started is not None
+        return self.started.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether nobody has ended it."""
+        return self.started is not None and self.started.poll() is None
+
+
+def _length(argv: Sequence[str]) -> int:
+    return sum(len(part.encode()) + 1 for part in argv)

@@ -1,0 +1,46 @@
+"""The fake Ollama in the dialect since 0.30, with models of the real shelf's sizes, behind the stories' face."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from beds.http import request
+
+from ollama_guard.testing.fake import FakeOllama
+
+# Files and KV caches as on the real shelf (beds/real_ollama.py), loading as fast as it does here.
+SHELF = (
+    "tiny=94MiB,kv=23040,rate=400,alias=tiny-alias",
+    "tiny2=94MiB,kv=23040,rate=400",
+    "tiny3=94MiB,kv=23040,rate=400",
+    "mid=347MiB,kv=115200,rate=800",
+    "mid2=347MiB,kv=115200,rate=800",
+    "big=876MiB,kv=307200,rate=600",
+    "big2=876MiB,kv=307200,rate=600",
+)
+ENVIRONMENT = {"OLLAMA_CONTEXT_LENGTH": "2048", "OLLAMA_MAX_LOADED_MODELS": "9", "OLLAMA_KEEP_ALIVE": "1h"}
+
+
+class FakeServer(FakeOllama):
+    """A `FakeOllama` with the methods that the stories use of a server."""
+
+    def __init__(self, cgroup_procs: Sequence[Path] = (), models: Sequence[str] = SHELF) -> None:
+        super().__init__(models, env=ENVIRONMENT, cgroup_procs=cgroup_procs)
+
+    def get(self, path: str, timeout: float = 10.0) -> Any:  # type: ignore[override]
+        """GET a path, as `beds.http.request` does it."""
+        return request(self.url, "GET", path, timeout=timeout)
+
+    def load(self, model: str, **options: Any) -> None:  # type: ignore[override]
+        """Load a model and return once it is there."""
+        request(self.url, "POST", "/api/generate", {"model": model, "stream": False} | options, timeout=120.0)
+
+    def blob(self, model: str) -> Path:  # type: ignore[override]
+        """The file of a model's weights."""
+        return self.models_dir / "blobs" / f"sha256-{super().blob(model).removeprefix('sha256:')}"
+
+    def runner_pids(self) -> dict[str, int]:
+        """Model name to the PID of its runner (loading ones too), from the control port."""
+        state = self.state()
+        names = {blob: name.removesuffix(":latest") for name, blob in sorted(state["blobs"].items(), reverse=True)}
+        return {names[runner["blob"]]: runner["pid"] for runner in state["runners"] if runner["alive"]}

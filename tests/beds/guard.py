@@ -1,0 +1,186 @@
+"""The guard itself, run as a user runs it: `ollama-guard run` with a file, read through its log and sockets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from beds.process import Launcher, Started, launch
+
+PROGRAM = Path(sys.executable).with_name("ollama-guard")
+START_SECONDS = 20.0
+"""It is ready in under 1 s on an idle machine."""
+
+
+class Guard:
+    """A running guard. Enter it to start it and wait for READY; leaving ends it.
+
+    Args:
+        url: Ollama's.
+        cgroup: only servers below this cgroup path are guarded (other tests' servers live beside ours).
+        config: further TOML, below the `[ollama]` table's own lines.
+        launcher: who starts it: this machine, a cgroup, a small host.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cgroup: str = "",
+        config: str = "",
+        ollama: str = "",
+        launcher: Launcher = launch,
+        home: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._own_home = None if home else tempfile.TemporaryDirectory(prefix="guard-")
+        self.home = home or Path(self._own_home.name if self._own_home else "")
+        self.runtime = self.home / "run"
+        self.state = self.home / "state"
+        self.config = self.home / "guard.toml"
+        self.log = self.home / "guard.log"
+        head = f'[ollama]\nurl = "{url}"\n' + (f'cgroup = "{cgroup}"\n' if cgroup else "") + ollama
+        self.config.write_text(f"{head}\n{config}")
+        self._launcher = launcher
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "RUNTIME_DIRECTORY": str(self.runtime),
+            "STATE_DIRECTORY": str(self.state),
+            "OLLAMA_GUARD_LOG": "json",
+            **(env or {}),
+        }
+        self._started: Started | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        if self._own_home is not None:
+            self._own_home.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """The sentinel's PID, as this machine numbers it."""
+        assert self._started is not None
+        return self._started.pid
+
+    @property
+    def hands_pid(self) -> int:
+        """The PID of `hands`: the sentinel's child that runs them."""
+        for pid in _children(self.pid):
+            argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"ollama_guard.hands" in argv:
+                return pid
+        raise ProcessLookupError("the guard has no hands now")
+
+    def start(self, *arguments: str) -> None:
+        """Start it and wait until it says that it guards."""
+        count = len(self.events("guard.started"))
+        with self.log.open("ab") as log:
+            self._started = self._launcher(
+                [str(PROGRAM), "run", "--config", str(self.config), *arguments],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.wait(lambda: len(self.events("guard.started")) > count, START_SECONDS, "guard.started")
+
+    def stop(self) -> None:
+        """TERM, then KILL; safe to call twice."""
+        if self._started is not None:
+            self._started.stop()
+            self._started = None
+
+    def kill(self) -> None:
+        """SIGKILL the sentinel, as a crash would end it."""
+        assert self._started is not None
+        self._started.signal(signal.SIGKILL)
+        self._started.wait(10)
+        self._started = None
+
+    def events(self, name: str | None = None, **fields: object) -> list[dict[str, Any]]:
+        """The log so far, one dict an event; only those of a name and with these fields."""
+        if not self.log.exists():
+            return []
+        found = []
+        for line in self.log.read_text(errors="replace").splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if name in (None, event.get("event")) and all(event.get(k) == v for k, v in fields.items()):
+                found.append(event)
+        return found
+
+    def wait(self, check: Callable[[], object], seconds: float, what: str) -> None:
+        """Wait until `check()` holds, else fail with the end of the log."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if check():
+                return
+            if self._started is not None and self._started.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"not within {seconds:.0f} s: {what}\n{self.tail()}")
+
+    def wait_event(self, name: str, seconds: float, **fields: object) -> dict[str, Any]:
+        """Wait for an event and return it."""
+        self.wait(lambda: self.events(name, **fields), seconds, f"{name} {fields}")
+        return self.events(name, **fields)[-1]
+
+    def wait_guarding(self, server_pid: int, seconds: float = 10.0) -> None:
+        """Wait until the guard has found this server and has heard from its API."""
+        self.wait(
+            lambda: any(e.get("pid") == server_pid for e in self.events("ollama.found")),
+            seconds,
+            "ollama.found",
+        )
+        self.wait(lambda: self.status()["ollama"]["alive"], seconds, "a first answer of the API")
+
+    def cli(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+        """Run another command of the program against this guard."""
+        return subprocess.run(
+            [str(PROGRAM), *arguments],
+            env=self._env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """`status --json`, straight from the status file's twin on the socket."""
+        done = self.cli("status", "--json", "--config", str(self.config))
+        if done.returncode != 0:
+            raise AssertionError(f"status failed: {done.stderr}\n{self.tail()}")
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    def model_states(self) -> dict[str, str]:
+        """Model name (without `:latest`) to its state, for every live runner."""
+        return {
+            (m["name"] or m["blob"] or "?").removesuffix(":latest"): m["state"]
+            for m in self.status()["models"]
+        }
+
+    def tail(self, lines: int = 40) -> str:
+        """The end of the log, for a failing test's message."""
+        return (
+            "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+        )
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found.extend(map(int, (task / "children").read_text().split()))
+    return found

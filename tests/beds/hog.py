@@ -1,0 +1,126 @@
+"""A program that eats memory at a given speed, and the handle that a test holds on it.
+
+Run as a script it needs the standard library only and obeys lines on its standard input:
+`grow TARGET_BYTES BYTES_PER_SECOND`, `release`; end of file ends it, so it never outlives its test.
+"""
+
+import mmap
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+CHUNK_BYTES = 1 << 20
+"""One step of growth: fine enough for 1 % steps of a 128 MiB cgroup, coarse enough for 2 GiB/s."""
+
+
+class Hog:
+    """A process that takes memory. Enter it to start it (8 MiB), then `grow`.
+
+    Args:
+        launcher: who starts it: `launch`, a cgroup's or a small host's `popen`.
+    """
+
+    def __init__(self, launcher: "Launcher | None" = None) -> None:
+        self._launcher = launcher or launch
+        self._target_bytes = 0
+        with tempfile.NamedTemporaryFile(prefix="hog-", delete=False) as progress:
+            self._progress = Path(progress.name)
+        self.started: Started | None = None
+
+    def __enter__(self) -> Self:
+        argv = [sys.executable, "-I", "-S", __file__, str(self._progress)]
+        self.started = self._launcher(argv, stdin=subprocess.PIPE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.started is not None:
+            self.started.stop()
+        self._progress.unlink(missing_ok=True)
+
+    @property
+    def pid(self) -> int:
+        """Its PID, as this machine numbers it."""
+        assert self.started is not None
+        return self.started.pid
+
+    def grow(self, target_bytes: int, bytes_per_second: int) -> None:
+        """Start growing to `target_bytes` in all, every page written; returns at once."""
+        self._target_bytes = target_bytes
+        self._say(f"grow {target_bytes} {bytes_per_second}")
+
+    def release(self) -> None:
+        """Give everything back once a growth under way has ended; returns at once."""
+        self._target_bytes = 0
+        self._say("release")
+
+    def _say(self, line: str) -> None:
+        assert self.started is not None
+        self.started.stdin.write(line.encode() + b"\n")
+        self.started.stdin.flush()
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes that it holds now, all of them touched."""
+        return int(self._progress.read_text() or 0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it lives and has reached what it was last told."""
+        return self.exit_code is None and self.taken_bytes == self._target_bytes
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it lives; -9 when it was killed."""
+        assert self.started is not None
+        return self.started.poll()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait until it is finished or dead; says whether it finished."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self.finished and self.exit_code is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.finished
+
+
+def _grow(held: list[mmap.mmap], target: int, rate: int, report: int) -> None:
+    block = os.urandom(CHUNK_BYTES)  # random, so that zram or KSM can't make it small
+    began, had = time.monotonic(), sum(map(len, held))
+    taken = had
+    while taken < target:
+        size = min(CHUNK_BYTES, target - taken)
+        chunk = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        chunk[:] = block[:size]
+        held.append(chunk)
+        taken += size
+        _report(report, taken)
+        ahead = (taken - had) / rate - (time.monotonic() - began)
+        if ahead > 0:
+            time.sleep(ahead)
+
+
+def _report(descriptor: int, taken: int) -> None:
+    os.pwrite(descriptor, b"%20d" % taken, 0)
+
+
+def _main() -> None:
+    held: list[mmap.mmap] = []
+    report = os.open(sys.argv[1], os.O_WRONLY)
+    for line in sys.stdin:
+        match line.split():
+            case ["grow", target, rate]:
+                _grow(held, int(target), int(rate), report)
+            case ["release"]:
+                for chunk in held:
+                    chunk.close()
+                held.clear()
+                _report(report, 0)
+
+
+if __name__ == "__main__":
+    _main()
+else:
+    from beds.process import Launcher, Started, launch

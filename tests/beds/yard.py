@@ -1,0 +1,105 @@
+"""A yard: a memory-limited cgroup with an Ollama server inside and, if wanted, a guard outside that watches it."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Self
+
+from beds.cgroups import MemoryCgroup
+from beds.guard import Guard
+from beds.hog import Hog
+from beds.process import alive, rss_bytes
+from beds.server import Server, start_server
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass
+class Yard:
+    """One run of a story: its cgroup, its server, its guard (None = the guard is off)."""
+
+    cgroup: MemoryCgroup
+    server: Server
+    guard: Guard | None
+
+    def hog(self) -> Hog:
+        """A memory hog inside the cgroup."""
+        return Hog(self.cgroup.popen)
+
+    def loaded(self) -> set[str]:
+        """Names (without ``:latest``) of models with a live runner, by the process list."""
+        return {name for name, pid in self.server.runner_pids().items() if alive(pid)}
+
+    def wait_loaded(self, names: set[str], seconds: float) -> bool:
+        """Wait until exactly these models have a runner."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.loaded() == names:
+                return True
+            time.sleep(0.05)
+        return self.loaded() == names
+
+    def wait_state(self, model: str, state: str, seconds: float = 10.0) -> None:
+        """With a guard: until it calls a model idle, busy or loading. Without: a moment for the same."""
+        if self.guard is None:
+            time.sleep(0.2)
+            return
+        guard = self.guard
+        guard.wait(lambda: guard.model_states().get(model) == state, seconds, f"{model} is {state}")
+
+
+@contextlib.contextmanager
+def yard(kind: str, limit_bytes: int, *, guarded: bool, config: str = "", ollama: str = "") -> Iterator[Yard]:
+    """A fresh yard; ``kind`` is ``real`` (0.5.4) or ``fake`` (the dialect since 0.30)."""
+    with contextlib.ExitStack() as stack:
+        cgroup = stack.enter_context(MemoryCgroup(limit_bytes, "yard"))
+        server = stack.enter_context(start_server(kind, cgroup))
+        guard = None
+        if guarded:
+            guard = stack.enter_context(
+                Guard(server.url, cgroup=f"/{cgroup.name}", config=config, ollama=ollama)
+            )
+            guard.wait_guarding(server.pid)
+        yield Yard(cgroup, server, guard)
+
+
+@dataclass
+class Watch:
+    """A thread that samples the yard: least available, most resident of one model's runner, silences."""
+
+    place: Yard
+    model: str = ""
+    least_available: int = 1 << 62
+    most_resident: int = 0
+    most_runners: int = 0
+    failed_versions: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(10)
+
+    def _run(self) -> None:
+        asked = 0.0
+        while not self._stop.wait(0.01):
+            self.least_available = min(self.least_available, self.place.cgroup.available())
+            runners = self.place.server.runner_pids()
+            self.most_runners = max(self.most_runners, len(runners))
+            if self.model in runners:
+                self.most_resident = max(self.most_resident, rss_bytes(runners[self.model]))
+            if time.monotonic() - asked > 0.5:
+                asked = time.monotonic()
+                try:
+                    self.place.server.get("/api/version", timeout=5.0)
+                except OSError:
+                    self.failed_versions += 1

@@ -1,0 +1,164 @@
+"""Tiers, repetition and the fixtures that hand out beds.
+
+A test's folder is its tier. A tier that can't run here is skipped with its reason, unless the environment
+variable OLLAMA_GUARD_REQUIRE names it (a comma list: `real,smallhost`): then being unable is a failure.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from beds import BedUnavailable
+from beds.cgroups import MemoryCgroup
+from beds.http import free_port as find_free_port
+from beds.ollama_install import Installation
+from beds.real_ollama import RealOllama, install_with_models
+from beds.smallhost import SmallHost
+
+TIERS = ("unit", "scenarios", "integration", "real", "smallhost")
+"""In the order in which they run: what fails fast fails first."""
+
+REPEATED = frozenset({"real", "smallhost"})
+"""Behaviour on a live machine varies from run to run, so `--repeat` is about these."""
+
+_HERE = Path(__file__).parent
+_unavailable_key = pytest.StashKey[dict[str, str]]()
+_installation_key = pytest.StashKey[Installation | BedUnavailable]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("ollama-guard")
+    group.addoption("--repeat", type=int, default=1, help="run each test of the live tiers N times")
+    group.addoption("--soak", action="store_true", help="run the long forms (5-minute clients)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_unavailable_key] = {}
+    # A cancelled run ends like an interrupted one: the fixtures remove their beds.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    times: int = metafunc.config.getoption("repeat")
+    if times > 1 and _tier(metafunc.definition) in REPEATED:
+        metafunc.fixturenames.append("repetition")
+        ids = [f"run{number}" for number in range(1, times + 1)]
+        metafunc.parametrize("repetition", range(times), ids=ids, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: TIERS.index(tier) if (tier := _tier(item)) in TIERS else len(TIERS))
+    for item in items:
+        if (tier := _tier(item)) in REPEATED:
+            item.add_marker(tier)
+        if item.get_closest_marker("soak") and not config.getoption("soak"):
+            item.add_marker(pytest.mark.skip(reason="a long form: `make soak` runs it"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Install the real Ollama before the first test: a slow download is not a test's time-out."""
+    config = session.config
+    needed = any("ollama_installation" in getattr(item, "fixturenames", ()) for item in session.items)
+    if not needed or config.getoption("collectonly"):
+        return
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line("\npreparing the real Ollama and its models (about a minute the first time)")
+    try:
+        config.stash[_installation_key] = install_with_models()
+    except BedUnavailable as problem:
+        config.stash[_installation_key] = problem
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for tier, reason in config.stash[_unavailable_key].items():
+        terminalreporter.write_line(f"tier {tier}: tests were left out here, since {reason}", yellow=True)
+
+
+def _tier(item: pytest.Item | pytest.Function) -> str:
+    """The folder below tests/ that the test lives in."""
+    return item.path.relative_to(_HERE).parts[0] if item.path.is_relative_to(_HERE) else ""
+
+
+def _give_up(request: pytest.FixtureRequest, problem: BedUnavailable) -> NoReturn:
+    tier = _tier(request.node)
+    if tier in os.environ.get("OLLAMA_GUARD_REQUIRE", "").split(","):
+        pytest.fail(f"the tier {tier} is required (OLLAMA_GUARD_REQUIRE), but {problem}", pytrace=False)
+    request.config.stash[_unavailable_key][tier] = str(problem)
+    pytest.skip(f"{tier}: {problem}")
+
+
+@pytest.fixture
+def repetition(request: pytest.FixtureRequest) -> int:
+    """Which run of a repeated test this is, from 0."""
+    return int(request.param)
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether this is `make soak`: let clients run for 5 minutes instead of 20 s."""
+    return bool(request.config.getoption("soak"))
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on."""
+    return find_free_port()
+
+
+@pytest.fixture
+def ollama_installation(request: pytest.FixtureRequest) -> Installation:
+    """The installed real Ollama with its shelf of models (see beds/real_ollama.py for their sizes)."""
+    installation = request.config.stash[_installation_key]
+    if isinstance(installation, BedUnavailable):
+        _give_up(request, installation)
+    return installation
+
+
+@pytest.fixture
+def real_ollama(
+    request: pytest.FixtureRequest, ollama_installation: Installation
+) -> Iterator[Callable[..., RealOllama]]:
+    """Starts real servers: `real_ollama(launcher=cgroup.popen, env=…)`; they end with the test."""
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> RealOllama:
+            try:
+                return stack.enter_context(RealOllama(ollama_installation, **options))
+            except BedUnavailable as problem:
+                _give_up(request, problem)
+
+        yield start
+
+
+@pytest.fixture
+def memory_cgroup(request: pytest.FixtureRequest) -> Iterator[Callable[[int], MemoryCgroup]]:
+    """Makes memory cgroups: `memory_cgroup(limit_bytes)`; they and what lives in them end with the test."""
+    with ExitStack() as stack:
+
+        def make(limit_bytes: int) -> MemoryCgroup:
+            try:
+                return stack.enter_context(MemoryCgroup(limit_bytes))
+            except BedUnavailable as problem:
+                _give_up(request, problem)
+
+        yield make
+
+
+@pytest.fixture
+def small_host(request: pytest.FixtureRequest) -> Iterator[Callable[[int], SmallHost]]:
+    """Switches small hosts on: `small_host(memory_bytes)`; they go off with the test."""
+    with ExitStack() as stack:
+
+        def switch_on(memory_bytes: int) -> SmallHost:
+            try:
+                return stack.enter_context(SmallHost(memory_bytes))
+            except BedUnavailable as problem:
+                _give_up(request, problem)
+
+        yield switch_on
