@@ -1,11 +1,10 @@
-"""The fake Ollama in the dialect since 0.30, with models of the real shelf's sizes, behind the stories' face."""
+"""The fake Ollama in the dialect since 0.30, with models of the real shelf's sizes."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from beds.http import request
-
 from ollama_guard.testing.fake import FakeOllama
 
 # Files and KV caches as on the real shelf (beds/real_ollama.py), loading as fast as it does here.
@@ -42,5 +41,6 @@ class FakeServer(FakeOllama):
     def runner_pids(self) -> dict[str, int]:
         """Model name to the PID of its runner (loading ones too), from the control port."""
         state = self.state()
-        names = {blob: name.removesuffix(":latest") for name, blob in sorted(state["blobs"].items(), reverse=True)}
+        by_length = sorted(state["blobs"].items(), key=lambda pair: -len(pair[0]))
+        names = {blob: name.removesuffix(":latest") for name, blob in by_length}
         return {names[runner["blob"]]: runner["pid"] for runner in state["runners"] if runner["alive"]}

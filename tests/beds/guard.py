@@ -1,4 +1,4 @@
-"""The guard itself, run as a user runs it: `ollama-guard run` with a file, read through its log and sockets."""
+"""The guard itself, run as a user runs it, and read through its log and its sockets."""
 
 import json
 import os
@@ -144,7 +144,11 @@ class Guard:
             seconds,
             "ollama.found",
         )
-        self.wait(lambda: self.status()["ollama"]["alive"], seconds, "a first answer of the API")
+        self.wait(self._hears_ollama, seconds, "a first answer of the API")
+
+    def _hears_ollama(self) -> bool:
+        done = self.cli("status", "--json", "--config", str(self.config))
+        return done.returncode == 0 and bool(json.loads(done.stdout)["ollama"]["alive"])
 
     def cli(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Run another command of the program against this guard."""
@@ -166,10 +170,11 @@ class Guard:
         return document
 
     def model_states(self) -> dict[str, str]:
-        """Model name (without `:latest`) to its state, for every live runner."""
+        """Every name (without `:latest`) of every live runner's model, to its state."""
         return {
-            (m["name"] or m["blob"] or "?").removesuffix(":latest"): m["state"]
-            for m in self.status()["models"]
+            name.removesuffix(":latest"): model["state"]
+            for model in self.status()["models"]
+            for name in (model["name"] or model["blob"] or "?", *model["aliases"])
         }
 
     def tail(self, lines: int = 40) -> str:

@@ -11,15 +11,20 @@ Script = Callable[[socket.socket, threading.Event], None]
 
 
 @contextlib.contextmanager
-def scripted(script: Script) -> Iterator[str]:
-    """Serve on a port of the loopback; yields the URL. ``script`` gets each connection after its head."""
+def scripted(script: Script, requests: dict[socket.socket, bytes] | None = None) -> Iterator[str]:
+    """Serve on a port of the loopback; yields the URL.
+
+    ``script`` gets each connection after its head, which stands in ``requests`` before.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
     threads: list[threading.Thread] = []
 
     def serve(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            _read_request(connection)
+            head = _read_request(connection)
+            if requests is not None:
+                requests[connection] = head
             script(connection, over)
 
     def accept() -> None:
@@ -82,7 +87,7 @@ def flood(megabytes: int, *headers: str) -> Script:
 
     def script(connection: socket.socket, _: threading.Event) -> None:
         connection.sendall("\r\n".join(["HTTP/1.1 200 OK", *headers, "", ""]).encode())
-        for _ in range(megabytes * 16):
+        for _piece in range(megabytes * 16):
             connection.sendall(b"x" * 65536)
 
     return script

@@ -69,5 +69,3 @@ def start_server(kind: str, cgroup: MemoryCgroup) -> Iterator[Server]:
     with RealServer(install_with_models(), launcher=cgroup.popen) as real:
         real.runner_pids()
         yield real
-
-

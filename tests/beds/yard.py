@@ -1,4 +1,4 @@
-"""A yard: a memory-limited cgroup with an Ollama server inside and, if wanted, a guard outside that watches it."""
+"""A yard: a memory-limited cgroup with an Ollama server inside and, if wanted, a guard that watches it."""
 
 import contextlib
 import threading

@@ -13,6 +13,8 @@ from ollama_guard.core.units import seconds_text
 HOUR_SECONDS = 3600.0
 # The pause after the first fruitless kill (seconds); it doubles with each further one in the hour.
 FIRST_PAUSE_SECONDS = 2.0
+# Fruitless kills remembered; at host critical they are not bounded, but what survives must be small.
+KILLS_KEPT = 256
 
 
 def refusal(scene: Scene, reading: DomainReading) -> str:
@@ -24,7 +26,7 @@ def refusal(scene: Scene, reading: DomainReading) -> str:
         return ""
     if len(recent) >= scene.policy.kills_per_hour:
         return f"{len(recent)} kills in the last hour freed nothing, which is the budget"
-    pause = FIRST_PAUSE_SECONDS * 2 ** (len(recent) - 1)
+    pause = min(FIRST_PAUSE_SECONDS * 2 ** min(len(recent) - 1, 20), HOUR_SECONDS)
     left = pause - (scene.now - recent[-1])
     return f"the last kill freed nothing, the next may come in {seconds_text(left)}" if left > 0 else ""
 
@@ -35,4 +37,4 @@ def after(durable_kills: tuple[float, ...], action: Action, outcome: Outcome) ->
     fruitless = action.kind is ActionKind.KILL and (
         outcome.kind is OutcomeKind.FAILED or (outcome.kind is OutcomeKind.DONE and outcome.freed_bytes <= 0)
     )
-    return (*kept, outcome.at) if fruitless else kept
+    return (*kept, outcome.at)[-KILLS_KEPT:] if fruitless else kept

@@ -12,12 +12,15 @@ from ollama_guard.core.runners import Runner
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import State
 
-RELIEF = (Rung.UNLOAD_IDLE, Rung.ABORT_LOAD, Rung.DRAIN_BUSY, Rung.KILL_RUNNER)
+# Rungs that show how many models fit together. An aborted load doesn't: it says that this one does not fit.
+RELIEF = (Rung.UNLOAD_IDLE, Rung.DRAIN_BUSY, Rung.KILL_RUNNER)
 
 
 def effective(policy: Policy, state: State) -> int | None:
-    """The cap in force; None = no bound."""
-    return min((cap for cap in (policy.cap.soft_max, state.soft_cap) if cap is not None), default=None)
+    """The cap in force, at least 1; None = no bound."""
+    return min(
+        (max(1, cap) for cap in (policy.cap.soft_max, state.soft_cap) if cap is not None), default=None
+    )
 
 
 def victims(scene: Scene) -> tuple[Runner, ...]:

@@ -28,6 +28,10 @@ STRIKE_WINDOW_SECONDS = 600.0
 STRIKES_TO_CONDEMN = 2
 # A record is forgotten after this long unasked (seconds; design, section 5).
 FORGET_SECONDS = 86400.0
+# Blobs remembered, and names of each: the state map holds 64 KiB, and who may create models may create
+# thousands. The oldest go first.
+RECORDS_KEPT = 32
+NAMES_KEPT = 4
 
 
 def active(durable: Durable, blob: str | None, now: float) -> Condemned | None:
@@ -42,10 +46,11 @@ def at_birth(scene: Scene) -> list[Runner]:
     return [
         runner
         for runner in scene.runners
-        if not any(a.key == runner.key and a.kind is ActionKind.KILL for a in scene.state.in_flight)
-        and runner.rule.preference is not Preference.OMIT
-        and (record := active(scene.state.durable, runner.reading.blob, scene.now)) is not None
+        if (record := active(scene.state.durable, runner.reading.blob, scene.now)) is not None
         and runner.reading.born_at >= record.since_at
+        and scene.policy.rule_of((*record.names, *runner.names)).preference is not Preference.OMIT
+        and not any(a.key == runner.key and a.kind is ActionKind.KILL for a in scene.state.in_flight)
+        and not victims.mercy_seconds(scene, runner)
     ]
 
 
@@ -67,7 +72,7 @@ def _fits(scene: Scene, record: Condemned) -> bool:
     if not readings:
         return False
     for reading in readings:
-        idle = sum(runner.freeable_bytes for runner in victims.idle(scene, reading.name))
+        idle = sum(runner.memory_bytes for runner in victims.idle(scene, reading.name))
         if record.needs_bytes > scene.headroom(reading, Level.HARD) + idle:
             return False
     return True
@@ -85,7 +90,7 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
     if action.rung not in (Rung.ABORT_LOAD, Rung.KILL_RUNNER):
         return durable
     strike = Strike(action.blob, now, max(action.needs_bytes, outcome.freed_bytes))
-    strikes = (*(s for s in durable.strikes if now - s.at <= STRIKE_WINDOW_SECONDS), strike)
+    strikes = (*(s for s in durable.strikes if now - s.at <= STRIKE_WINDOW_SECONDS), strike)[-RECORDS_KEPT:]
     durable = replace(durable, strikes=strikes)
     own = [s for s in strikes if s.blob == action.blob]
     former = next((c for c in durable.condemned if c.blob == action.blob), None)
@@ -94,14 +99,14 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
     term = min(former.term_seconds * 2, policy.condemned_max_seconds) if former else policy.condemned_seconds
     verdict = Condemned(
         blob=action.blob,
-        names=action.names,
+        names=action.names[:NAMES_KEPT],
         since_at=now,
         until_at=now + term,
         term_seconds=term,
         needs_bytes=max(s.needs_bytes for s in own),
         last_asked_at=now,
     )
-    others = tuple(c for c in durable.condemned if c.blob != action.blob)
+    others = tuple(c for c in durable.condemned if c.blob != action.blob)[-(RECORDS_KEPT - 1) :]
     return replace(
         durable, condemned=(*others, verdict), strikes=tuple(s for s in strikes if s.blob != action.blob)
     )

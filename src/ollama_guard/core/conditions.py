@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ollama_guard.core.model import HOST, Condition, Level, Snapshot
 from ollama_guard.core.policy import Policy
+from ollama_guard.core.scene import heard_at
 from ollama_guard.core.state import ConditionState, State
 from ollama_guard.core.units import seconds_text
 
@@ -52,7 +53,7 @@ def _unresponsive(policy: Policy, state: State, snapshot: Snapshot) -> str:
         return ""
     api = snapshot.api
     last = api.answered_at if api.answered_at is not None else state.started_at
-    if last is None or snapshot.now - last <= policy.ollama.unresponsive_after_seconds:
+    if last is None or snapshot.now - heard_at(state, last) <= policy.ollama.unresponsive_after_seconds:
         return ""
     age = seconds_text(snapshot.now - last)
     said = (

@@ -8,37 +8,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ollama_guard.core import budgets, cap, condemned, conditions, ghosts, ladder, narrate, requests
+from ollama_guard.core import cap, condemned, conditions, ghosts, ladder, narrate, requests, sane
+from ollama_guard.core.events import one_line
 from ollama_guard.core.model import (
     Action,
     ActionKind,
     Decision,
     Level,
     Mode,
-    Outcome,
-    OutcomeKind,
     Rung,
     Snapshot,
 )
+from ollama_guard.core.outcomes import absorb, without_forgotten
 from ollama_guard.core.policy import Policy
-from ollama_guard.core.pressure import observe
+from ollama_guard.core.pressure import absent, observe
 from ollama_guard.core.runners import Runner, census, remember
-from ollama_guard.core.scene import Scene, expected_seconds, relief_seconds
-from ollama_guard.core.state import DomainState, Durable, Rates, State
+from ollama_guard.core.scene import Scene, relief_seconds
+from ollama_guard.core.state import DomainState, Durable, State
+
+__all__ = ["absorb", "decide", "mode_of", "planned_delay"]
 
 # A tick that comes later than this many planned delays, and by more than the floor (seconds), was not
 # ours to choose: the guard was stalled or the machine suspended, so all durations start anew.
 STALL_FACTOR = 3.0
 STALL_FLOOR_SECONDS = 2.0
-# An unload that was not honoured is not tried again for this long (seconds).
-UNHONOURED_SECONDS = 60.0
+# The end of a blob's last runner is remembered this long (seconds), for its ghost in the API's list.
+GONE_KEPT_SECONDS = 3600.0
+# A process that is there this long after SIGKILL hangs in the kernel (seconds).
 KILL_DEADLINE_SECONDS = 10.0
-# Actions without any outcome are given up this long after their deadline (seconds).
-FORGOTTEN_SECONDS = 5.0
-# Weight of the newest measured relief time against the past ones, and the bounds of the result.
-RATE_WEIGHT = 0.3
-RATE_BOUNDS = (0.2, 10.0)
-FINISHED_KEPT = 16
 # The sentinel may sleep this long at most, and must not spin faster than this (seconds).
 LONGEST_DELAY_SECONDS = 1.0
 SHORTEST_DELAY_SECONDS = 0.02
@@ -49,6 +46,7 @@ DISRUPTIVE = (Rung.ABORT_LOAD, Rung.DRAIN_BUSY, Rung.KILL_RUNNER)
 
 def decide(policy: Policy, state: State, snapshot: Snapshot) -> tuple[State, Decision]:
     """The next state and what to do now. Deterministic; never raises on any snapshot."""
+    snapshot = sane.snapshot_of(snapshot, state.last_tick_at)
     scene = _look(policy, state, snapshot)
     durable, replies = requests.answer(scene)
     scene = replace(scene, state=replace(scene.state, durable=durable))
@@ -63,7 +61,7 @@ def decide(policy: Policy, state: State, snapshot: Snapshot) -> tuple[State, Dec
         wall=snapshot.wall,
         level=scene.state.level,
         rung=draft.rung,
-        reason=f"{'would have: ' if would else ''}{draft.reason}",
+        reason=one_line(f"{'would have: ' if would else ''}{draft.reason}"),
         actions=actions,
         would=would,
         disruptive=draft.rung in DISRUPTIVE,
@@ -110,13 +108,14 @@ def _look(policy: Policy, state: State, snapshot: Snapshot) -> Scene:
     """The scene of this tick: what is remembered, brought up to the snapshot."""
     gap = 0.0 if state.last_tick_at is None else snapshot.now - state.last_tick_at
     stalled = gap > max(STALL_FACTOR * state.planned_delay_seconds, STALL_FLOOR_SECONDS) or gap < 0
+    state = _on_time(state, gap) if stalled else without_forgotten(policy, state, snapshot.now)
     state = replace(
         state,
         started_at=snapshot.now if state.started_at is None else state.started_at,
         last_tick_at=snapshot.now,
-        stalled_seconds=gap if stalled else 0.0,
+        stalled_seconds=max(gap, 0.0) if stalled else 0.0,
+        woke_at=snapshot.now if stalled else state.woke_at,
         runners=remember(snapshot, state.runners, stalled=stalled),
-        in_flight=tuple(a for a in state.in_flight if a.deadline_at + FORGOTTEN_SECONDS > snapshot.now),
         gone_at=_gone(state, snapshot),
         unhonoured={blob: until for blob, until in state.unhonoured.items() if until > snapshot.now},
         servers=tuple((s.pid, s.start_ticks) for s in snapshot.servers),
@@ -143,7 +142,18 @@ def _gone(state: State, snapshot: Snapshot) -> dict[str, float]:
     """When the last runner of each blob was seen to be gone, until one is born again."""
     alive = {reading.blob for reading in snapshot.runners}
     lost = {past.blob: snapshot.now for past in state.runners if past.blob and past.blob not in alive}
-    return {blob: at for blob, at in {**lost, **state.gone_at}.items() if blob not in alive}
+    known = {**lost, **state.gone_at}
+    return {
+        blob: at for blob, at in known.items() if blob not in alive and snapshot.now - at < GONE_KEPT_SECONDS
+    }
+
+
+def _on_time(state: State, gap: float) -> State:
+    """The state after a stall or suspend of ``gap`` seconds: what is in flight gets that time again."""
+    lost = max(gap, 0.0)
+    in_flight = tuple(replace(action, deadline_at=action.deadline_at + lost) for action in state.in_flight)
+    issued_at = {number: at + lost for number, at in state.issued_at.items()}
+    return replace(state, in_flight=in_flight, issued_at=issued_at)
 
 
 def _domains(scene: Scene, previous: Mapping[str, DomainState], *, stalled: bool) -> dict[str, DomainState]:
@@ -157,6 +167,10 @@ def _domains(scene: Scene, previous: Mapping[str, DomainState], *, stalled: bool
         )
         coming = scene.coming_bytes(reading.name, drains=False)
         domains[reading.name] = observe(policy, old, reading, scene.now, relief, coming)
+    for name, old in previous.items():
+        if name not in domains and old.level > Level.OK:
+            fading = absent(policy, old, scene.now)
+            domains |= {name: fading} if fading.level > Level.OK else {}
     return domains
 
 
@@ -194,10 +208,10 @@ def _action(scene: Scene, draft: ladder.Draft, runner: Runner, number: int, requ
         names=runner.names,
         pid=runner.reading.pid,
         start_ticks=runner.reading.start_ticks,
-        expected_bytes=runner.freeable_bytes,
+        expected_bytes=runner.memory_bytes,
         needs_bytes=max(runner.foreseen_bytes or 0, runner.freeable_bytes),
         domain=draft.domain,
-        reason=draft.reason,
+        reason=one_line(draft.reason),
         request_id=request_id,
     )
 
@@ -213,12 +227,15 @@ def _commit(scene: Scene, decision: Decision) -> State:
         state,
         in_flight=(*state.in_flight, *done),
         issued_at=issued,
-        purged_at={**state.purged_at, **purged},
+        purged_at={
+            **{b: at for b, at in state.purged_at.items() if scene.now - at < ghosts.AGAIN_SECONDS},
+            **purged,
+        },
         soft_cap=soft_cap,
         soft_cap_quiet_since_at=quiet,
         durable=replace(state.durable, next_action_id=state.durable.next_action_id + len(done)),
         hold_told_at=_hold_told_at(state, decision),
-        last_decision=decision if decision.rung is not Rung.NONE or done else state.last_decision,
+        last_decision=decision if decision.rung is not Rung.NONE or decision.actions else state.last_decision,
     )
     return replace(state, planned_delay_seconds=planned_delay(scene.policy, state, scene.snapshot))
 
@@ -229,50 +246,12 @@ def _hold_told_at(state: State, decision: Decision) -> float:
     return decision.at if told else state.hold_told_at
 
 
-def absorb(policy: Policy, state: State, outcome: Outcome) -> State:
-    """The state after an action ended. An unknown action id changes nothing."""
-    action = next((a for a in state.in_flight if a.id == outcome.action_id), None)
-    if action is None:
-        return state
-    durable = condemned.after(state.durable, action, outcome, policy)
-    durable = replace(durable, fruitless_kills=budgets.after(durable.fruitless_kills, action, outcome))
-    unhonoured = dict(state.unhonoured)
-    if action.kind is ActionKind.UNLOAD and action.blob and outcome.kind is OutcomeKind.FAILED:
-        unhonoured[action.blob] = outcome.at + UNHONOURED_SECONDS
-    return replace(
-        state,
-        durable=durable,
-        in_flight=tuple(a for a in state.in_flight if a.id != action.id),
-        finished=(*state.finished, (action, outcome))[-FINISHED_KEPT:],
-        unhonoured=unhonoured,
-        rates=_learn(policy, state, action, outcome),
-    )
-
-
-def _learn(policy: Policy, state: State, action: Action, outcome: Outcome) -> Rates:
-    """Relief times as measured here, against their priors."""
-    issued = state.issued_at.get(str(action.id))
-    if outcome.kind is not OutcomeKind.DONE or action.rung is Rung.DRAIN_BUSY or issued is None:
-        return state.rates
-    prior = expected_seconds(policy, Rates(), action)
-    low, high = RATE_BOUNDS
-    measured = min(max((outcome.at - issued) / prior, low), high) if prior > 0 else 1.0
-    match action.kind:
-        case ActionKind.UNLOAD:
-            return replace(
-                state.rates, unload=state.rates.unload + RATE_WEIGHT * (measured - state.rates.unload)
-            )
-        case ActionKind.KILL:
-            return replace(state.rates, kill=state.rates.kill + RATE_WEIGHT * (measured - state.rates.kill))
-        case ActionKind.PURGE_GHOST:
-            return state.rates
-
-
 def planned_delay(policy: Policy, state: State, snapshot: Snapshot) -> float:
     """Seconds to the next full tick: headroom over the fastest plausible fill rate.
 
     Seconds when relaxed, tens of milliseconds near a threshold or while anything is in flight.
     """
+    snapshot = sane.snapshot_of(snapshot, state.last_tick_at)
     delay = LONGEST_DELAY_SECONDS
     for reading in snapshot.domains:
         if reading.available_bytes is None or not reading.capacity_bytes:

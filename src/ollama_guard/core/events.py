@@ -7,6 +7,7 @@ text a field carries, a rendering is one line: control characters are escaped he
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -76,7 +77,7 @@ def as_journal(event: Event) -> dict[str, str]:
 
 def as_line(event: Event, wall: float) -> str:
     """One readable line: UTC time, event, sentence, then the fields that the sentence may lack."""
-    stamp = datetime.fromtimestamp(wall, UTC).strftime("%H:%M:%S")
+    stamp = _when(wall).strftime("%H:%M:%S")
     pairs = " ".join(f"{k}={_quoted(_text(v))}" for k, v in event.fields.items() if v is not None)
     mark = "!" if event.priority <= Priority.WARNING else " "
     return f"{stamp} {mark}{event.name:<18} {one_line(event.message)}" + (f"  [{pairs}]" if pairs else "")
@@ -85,13 +86,28 @@ def as_line(event: Event, wall: float) -> str:
 def as_json(event: Event, wall: float) -> str:
     """One JSON line with ``time``, ``event``, ``priority``, ``message`` and the fields beside them."""
     body: dict[str, Value] = {
-        "time": datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds"),
+        "time": _when(wall).isoformat(timespec="milliseconds"),
         "event": event.name,
         "priority": int(event.priority),
         "message": one_line(event.message),
     }
-    body.update({k: one_line(v) if isinstance(v, str) else v for k, v in event.fields.items()})
+    body.update({key: _plain(value) for key, value in event.fields.items()})
     return json.dumps(body, ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _when(wall: float) -> datetime:
+    """A wall time as UTC; what is no time, or before 1970 or after 9999, is shown as 1970."""
+    try:
+        return datetime.fromtimestamp(max(wall, 0.0), UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _plain(value: Value) -> Value:
+    """A field as strict JSON takes it, which has no NaN and no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return one_line(value) if isinstance(value, str) else value
 
 
 def _text(value: Value) -> str:
@@ -103,4 +119,5 @@ def _text(value: Value) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if " " in text or '"' in text or not text else text
+    plain = text and not any(c in text for c in ' "=[]')
+    return text if plain else json.dumps(text, ensure_ascii=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ollama_guard.core import budgets, condemned, loads, victims
 from ollama_guard.core.model import ActionKind, Activity, DomainReading, Level, LoadedModel, Rung
 from ollama_guard.core.runners import Runner
-from ollama_guard.core.scene import Scene, unload_seconds
+from ollama_guard.core.scene import Scene, kill_seconds, killable, unload_seconds
 from ollama_guard.core.units import bytes_text, seconds_text
 
 
@@ -52,24 +52,40 @@ def choose(scene: Scene) -> Draft:
 
 
 def _relieve(scene: Scene, reading: DomainReading) -> Draft:
-    """Relief of one domain that is short: how much is missing, and the mildest rung that brings it."""
-    urgent = scene.domain(reading.name).urgent
-    target = scene.threshold(reading, urgent) + scene.policy.min_reclaim_bytes(reading.capacity_bytes or 0)
-    coming = scene.coming_bytes(reading.name, drains=urgent < Level.CRITICAL)
-    need = target - (reading.available_bytes or 0) - coming
+    """Relief of one domain that is short: how much is missing, and the mildest rung that brings it.
+
+    A forecast may call a level before anything is missing for it; what is missing for the milder levels
+    is brought all the same, for the greatest danger may not mean the least to do.
+    """
     facts = situation(scene, reading)
-    if need <= 0:
-        what = f"{bytes_text(coming)} are on their way" if coming else "the target is reached"
-        return Draft(Rung.HOLD, f"{facts}: waiting, {what}", domain=reading.name)
+    for urgent in range(scene.domain(reading.name).urgent, Level.OK, -1):
+        level = Level(urgent)
+        target = scene.threshold(reading, level) + scene.policy.min_reclaim_bytes(reading.capacity_bytes or 0)
+        coming = (
+            scene.coming_in_time_bytes(reading)
+            if level is Level.CRITICAL
+            else scene.coming_bytes(reading.name, drains=True)
+        )
+        need = target - (reading.available_bytes or 0) - coming
+        if need > 0:
+            return _bring(scene, reading, level, need, facts)
+        if coming:
+            what = f"{bytes_text(coming)} are on their way"
+            return Draft(Rung.HOLD, f"{facts}: waiting, {what}", domain=reading.name)
+    return Draft(Rung.HOLD, f"{facts}: waiting, the target is reached", domain=reading.name)
+
+
+def _bring(scene: Scene, reading: DomainReading, level: Level, need: int, facts: str) -> Draft:
+    """The mildest rung that brings ``need`` bytes to a domain at a level."""
     chosen = victims.fewest(victims.idle(scene, reading.name), need)
-    if chosen and _in_time(scene, reading, chosen, urgent):
-        total = sum(runner.freeable_bytes for runner in chosen)
+    if chosen and _in_time(scene, reading, chosen, level):
+        total = sum(runner.memory_bytes for runner in chosen)
         listed = ", ".join(_describe(runner) for runner in chosen)
         reason = f"{facts}: unload {listed}, {bytes_text(total)} of the {bytes_text(need)} wanted"
         return Draft(Rung.UNLOAD_IDLE, reason, ActionKind.UNLOAD, tuple(chosen), reading.name)
-    if urgent >= Level.CRITICAL:
+    if level is Level.CRITICAL:
         return _kill(scene, reading, need, facts)
-    if urgent >= Level.HARD:
+    if level is Level.HARD:
         return _drain(scene, reading, need, facts)
     return Draft(Rung.HOLD, f"{facts}: hold, {_why_not_idle(scene, reading)}", domain=reading.name)
 
@@ -79,7 +95,7 @@ def _in_time(scene: Scene, reading: DomainReading, chosen: list[Runner], urgent:
     left = scene.seconds_to_exhaustion(reading)
     if urgent < Level.CRITICAL or left is None:
         return True
-    total = sum(runner.freeable_bytes for runner in chosen)
+    total = sum(runner.memory_bytes for runner in chosen)
     return unload_seconds(scene.policy, scene.state.rates, total) < left
 
 
@@ -100,12 +116,11 @@ def _drain(scene: Scene, reading: DomainReading, need: int, facts: str) -> Draft
 
 
 def _kill(scene: Scene, reading: DomainReading, need: int, facts: str) -> Draft:
-    dying = [a for a in scene.in_flight(reading.name) if a.kind is ActionKind.KILL and not scene.overdue(a)]
-    if dying:
+    if _wait_for_the_dying(scene, reading):
         return Draft(Rung.HOLD, f"{facts}: waiting for the killed runner to be gone", domain=reading.name)
-    victim = victims.to_kill(scene, reading.name, need)
+    victim = victims.to_kill(scene, reading, need, _least(scene, reading, need))
     if victim is None:
-        return Draft(Rung.HOLD, f"{facts}: hold, {_why_not_idle(scene, reading)}", domain=reading.name)
+        return Draft(Rung.HOLD, f"{facts}: hold, {_why_nobody(scene, reading)}", domain=reading.name)
     refusal = budgets.refusal(scene, reading)
     if refusal:
         return Draft(Rung.HOLD, f"{facts}: hold, {refusal}", domain=reading.name)
@@ -113,6 +128,21 @@ def _kill(scene: Scene, reading: DomainReading, need: int, facts: str) -> Draft:
     verb = "abort the load of" if rung is Rung.ABORT_LOAD else "kill the runner of"
     reason = f"{facts}: {verb} {_describe(victim)}, {bytes_text(need)} wanted and nothing milder is in time"
     return Draft(rung, reason, ActionKind.KILL, (victim,), reading.name)
+
+
+def _wait_for_the_dying(scene: Scene, reading: DomainReading) -> bool:
+    """One kill at a time, unless memory would be at its end before the last one is gone."""
+    dying = [action for action in scene.in_flight(reading.name) if action.kind is ActionKind.KILL]
+    return any(not scene.too_late(action, reading) for action in dying)
+
+
+def _least(scene: Scene, reading: DomainReading, need: int) -> int:
+    """Bytes that end the emergency: back above critical, with what is lost while a runner dies."""
+    policy = scene.policy
+    falling = max(0.0, -(scene.domain(reading.name).slope_bytes_per_second or 0.0))
+    lost = falling * kill_seconds(policy, scene.state.rates, need)
+    least = need - policy.min_reclaim_bytes(reading.capacity_bytes or 0) + int(lost)
+    return min(max(least, 1), need)
 
 
 def situation(scene: Scene, reading: DomainReading) -> str:
@@ -138,6 +168,18 @@ def _describe(runner: Runner) -> str:
         case _:
             doing = "busy"
     return f"{runner.title} ({doing}, {bytes_text(runner.freeable_bytes)})"
+
+
+def _why_nobody(scene: Scene, reading: DomainReading) -> str:
+    """Why nobody can be killed at critical, in a few words."""
+    here = scene.within(reading.name)
+    if not here:
+        return "no Ollama runner holds memory here"
+    spared = [runner.title for runner in here if not killable(runner)]
+    waited = [runner.title for runner in here if victims.mercy_seconds(scene, runner)]
+    told = [f"{', '.join(spared)} may never be touched"] if spared else []
+    told += [f"a kill of {', '.join(waited)} has just failed"] if waited else []
+    return "; ".join(told) or "no runner here would give memory back by dying, or it is dying already"
 
 
 def _why_not_idle(scene: Scene, reading: DomainReading) -> str:

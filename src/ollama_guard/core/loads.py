@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ollama_guard.core import victims
-from ollama_guard.core.model import ActionKind, Activity, DomainReading, Level, Preference, Rung
+from ollama_guard.core.model import ActionKind, DomainReading, Level, Preference, Rung
 from ollama_guard.core.runners import Runner
 from ollama_guard.core.scene import Scene, killable
 from ollama_guard.core.units import bytes_text
+from ollama_guard.core.victims import mercy_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +29,19 @@ class Verdict:
 
 
 def judge(scene: Scene) -> Verdict | None:
-    """The first load in flight that does not simply fit, oldest first (Ollama loads one at a time)."""
-    loading = [r for r in scene.runners if r.activity is Activity.LOADING]
+    """The first load in flight that does not simply fit, oldest first (Ollama loads one at a time).
+
+    A load that does not fit in one of its domains is aborted before room is made in another.
+    """
+    loading = [r for r in scene.runners if r.growing]
     ahead = {reading.name: 0 for reading in scene.readable()}
     for runner in sorted(loading, key=lambda r: r.reading.born_at):
-        for reading in scene.readable():
-            if reading.name not in runner.reading.domains:
-                continue
-            verdict = _judge_one(scene, runner, reading, ahead[reading.name])
-            if verdict is not None:
-                return verdict
+        here = [reading for reading in scene.readable() if reading.name in runner.reading.domains]
+        verdicts = [_judge_one(scene, runner, reading, ahead[reading.name]) for reading in here]
+        found = [verdict for verdict in verdicts if verdict is not None]
+        if found:
+            return next((verdict for verdict in found if verdict.rung is Rung.ABORT_LOAD), found[0])
+        for reading in here:
             ahead[reading.name] += runner.remaining_bytes
     return None
 
@@ -56,20 +60,22 @@ def _judge_one(scene: Scene, runner: Runner, reading: DomainReading, ahead_bytes
         f"{runner.title} is loading and will need {bytes_text(remaining)} more of its "
         f"{bytes_text(runner.foreseen_bytes or 0)}; {reading.name} has {bytes_text(max(0, room))} above hard"
     )
-    if sum(victim.freeable_bytes for victim in idle) >= need:
+    if sum(victim.memory_bytes for victim in idle) >= need:
         chosen = victims.fewest(idle, need)
         listed = ", ".join(victim.title for victim in chosen)
         reason = f"{facts}: unload idle {listed} to make room"
         return Verdict(Rung.UNLOAD_IDLE, ActionKind.UNLOAD, tuple(chosen), reason, reading.name)
     if not _may_abort(scene, runner, reading):
         return None
-    spare = bytes_text(sum(victim.freeable_bytes for victim in idle))
+    spare = bytes_text(sum(victim.memory_bytes for victim in idle))
     reason = f"{facts} and idle models hold {spare}: it can't fit, abort the load"
     return Verdict(Rung.ABORT_LOAD, ActionKind.KILL, (runner,), reason, reading.name)
 
 
 def _may_abort(scene: Scene, runner: Runner, reading: DomainReading) -> bool:
     """``omit`` is aborted at ``critical`` only, and never with ``protect = "always"``."""
+    if mercy_seconds(scene, runner):
+        return False
     if runner.rule.preference is Preference.OMIT:
         return killable(runner) and scene.domain(reading.name).urgent >= Level.CRITICAL
     return True

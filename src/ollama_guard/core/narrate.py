@@ -5,6 +5,7 @@ A held decision or a "would have" is told once, not once a tick: its numbers cha
 
 from __future__ import annotations
 
+from ollama_guard.core import sane
 from ollama_guard.core.events import Event, Priority, Value
 from ollama_guard.core.model import Action, ActionKind, Decision, Level, Outcome, OutcomeKind, Rung, Snapshot
 from ollama_guard.core.state import State
@@ -12,10 +13,13 @@ from ollama_guard.core.units import bytes_text, seconds_text
 
 # A hold that goes on is told again after this long (seconds).
 HOLD_AGAIN_SECONDS = 60.0
+# One that only moves between two domains, or eases, is told again after this long (seconds).
+HOLD_CHANGED_SECONDS = 5.0
 
 
 def events(before: State, after: State, decision: Decision, snapshot: Snapshot) -> tuple[Event, ...]:
     """What happened between the end of the last tick (``before``) and the end of this one."""
+    snapshot = sane.snapshot_of(snapshot, after.last_tick_at)
     told = [
         *_stall(after),
         *_servers(before, after, snapshot),
@@ -132,8 +136,9 @@ def _convictions(before: State, after: State) -> list[Event]:
     for blob, record in new.items():
         if blob not in old or old[blob].since_at != record.since_at:
             text = (
-                f"{' = '.join(record.names) or blob} was aborted or killed again within ten minutes and needs "
-                f"{bytes_text(record.needs_bytes)}: killed at birth for {seconds_text(record.term_seconds)}"
+                f"{' = '.join(record.names) or blob} was aborted or killed again within ten minutes and "
+                f"needs {bytes_text(record.needs_bytes)}: killed at birth for "
+                f"{seconds_text(record.term_seconds)}"
             )
             fields: dict[str, Value] = {
                 "blob": blob,
@@ -167,9 +172,11 @@ def _decision(before: State, decision: Decision) -> list[Event]:
         "level": decision.level.word,
         "domain": decision.domain or None,
         "would": decision.would or None,
+        "blob": ", ".join(action.blob or "?" for action in decision.actions) or None,
+        "names": ", ".join(" = ".join(action.names) for action in decision.actions) or None,
     }
     if decision.actions:
-        if decision.would and last is not None and decision.same_as(last):
+        if decision.would and last is not None and _told_already(last, decision):
             return []
         priority = Priority.WARNING if decision.disruptive else Priority.NOTICE
         return [Event("decision.made", decision.reason, priority, fields)]
@@ -180,6 +187,11 @@ def _decision(before: State, decision: Decision) -> list[Event]:
     )
 
 
+def _told_already(last: Decision, decision: Decision) -> bool:
+    """Whether a "would have" only goes on; after a pause it is news again."""
+    return decision.same_as(last) and decision.at - last.at < HOLD_AGAIN_SECONDS
+
+
 def tells_hold(before: State, decision: Decision) -> bool:
     """Whether a hold is news: a new one, or one that has gone on for a while since it was told."""
     if decision.rung is not Rung.HOLD:
@@ -187,9 +199,11 @@ def tells_hold(before: State, decision: Decision) -> bool:
     last = before.last_decision
     if last is None or last.rung is not Rung.HOLD:
         return True
-    if (last.level, last.domain) != (decision.level, decision.domain):
+    if decision.level > last.level:
         return True
-    return decision.at - before.hold_told_at >= HOLD_AGAIN_SECONDS
+    silent = decision.at - before.hold_told_at
+    changed = (last.level, last.domain) != (decision.level, decision.domain)
+    return silent >= (HOLD_CHANGED_SECONDS if changed else HOLD_AGAIN_SECONDS)
 
 
 def _finished(action: Action, outcome: Outcome) -> Event:

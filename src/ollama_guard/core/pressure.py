@@ -71,12 +71,24 @@ def observe(
     return _settle(state, max(urgent, min(raw, state.level)), now, policy.transition_seconds)
 
 
+def absent(policy: Policy, previous: DomainState, now: float) -> DomainState:
+    """The next state of a domain that is not read at all any more: nothing urgent, its level fades."""
+    state = replace(previous, urgent=Level.OK, raw=Level.OK, slope_bytes_per_second=None, samples=())
+    return _settle(state, Level.OK, now, policy.transition_seconds)
+
+
 def slope_of(samples: tuple[tuple[float, int], ...], now: float) -> float | None:
     """Bytes per second that available changes by; None while too little is known.
 
-    The median of the slopes from each sample of the last half second to the newest: one odd sample
-    can't turn it (a one-sided Theil-Sen estimator).
+    The median of the slopes from each sample of the last half second to the newest (a one-sided
+    Theil-Sen estimator), or the same up to the sample before it if that falls less: so no single odd
+    sample, be it the newest, makes memory fall.
     """
+    newest, before = _slope_to_last(samples, now), _slope_to_last(samples[:-1], now)
+    return None if newest is None or before is None else max(newest, before)
+
+
+def _slope_to_last(samples: tuple[tuple[float, int], ...], now: float) -> float | None:
     if not samples:
         return None
     at, newest = samples[-1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ollama_guard.core.events import one_line
 from ollama_guard.core.ladder import Draft
 from ollama_guard.core.model import ActionKind, Activity, Reply, Request, Rung
 from ollama_guard.core.policy import spelled
@@ -46,7 +47,9 @@ def answer(scene: Scene) -> tuple[Durable, tuple[Reply, ...]]:
                 pass
             case _:
                 replies.append(Reply(request.id, ok=False, text=f"unknown request {request.verb!r}"))
-    return durable, tuple(replies)
+    later = [request for request in scene.snapshot.requests if request.verb == "unload"][1:]
+    replies += [Reply(r.id, ok=False, text="one unload at a time: ask again") for r in later]
+    return durable, tuple(replace(reply, text=one_line(reply.text)) for reply in replies)
 
 
 def _pause(durable: Durable, request: Request, now: float) -> tuple[Durable, Reply]:
@@ -67,7 +70,8 @@ def unloads(scene: Scene) -> ByHand:
         return ByHand()
     targets = _targets(scene, request.model)
     if not targets:
-        return ByHand(replies=(Reply(request.id, *_why_none(scene, request.model)),))
+        ok, why = _why_none(scene, request.model)
+        return ByHand(replies=(Reply(request.id, ok, one_line(why)),))
     if not scene.api_usable():
         return ByHand(
             replies=(Reply(request.id, ok=False, text="Ollama's API does not answer, so it can't be asked"),)

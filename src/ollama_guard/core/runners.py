@@ -9,25 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ollama_guard.core.model import ActionKind, Activity, ApiReading, CatalogueEntry, RunnerReading, Snapshot
-from ollama_guard.core.policy import MIB, ModelRule, Policy
+from ollama_guard.core import sane
+from ollama_guard.core.foreseen import SETTLED_LISTED_SECONDS, born_before, foreseen_bytes, has_loaded
+from ollama_guard.core.model import (
+    ActionKind,
+    Activity,
+    Preference,
+    RunnerReading,
+    Snapshot,
+)
+from ollama_guard.core.policy import MIB, ModelRule, Policy, Protect
 from ollama_guard.core.state import RunnerState, State
 
 # A runner whose CPU time moved by more than this share of one core is at work (design, section 4).
 BUSY_CPU_SHARE = 0.05
+# A process that waits for the disk or for memory takes no CPU and yet is at work (state in /proc/PID/stat).
+WAITING_STATES = ("D",)
 # Seconds without CPU that prove it idle, and the spacing of the samples (which bounds their number).
 IDLE_WINDOW_SECONDS = 2.0
 SAMPLE_SPACING_SECONDS = 0.15
 # Growth below this is noise of the allocator, not a load that makes progress (bytes).
 GROWTH_STEP_BYTES = 4 * MIB
-# A load is over when memory has stood still for this long (seconds) and the API lists the model, or,
-# when the API says nothing, for the longer one: a slow disk may pause a load for a second or two.
-SETTLED_LISTED_SECONDS = 1.0
-SETTLED_SILENT_SECONDS = 5.0
-# A share of the foreseen size at which a listed model counts as loaded without waiting.
-LOADED_SHARE = 0.9
-# Ollama's context when the command line doesn't tell (tokens; facts 2.5).
-DEFAULT_CONTEXT_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Runner:
     last_used_at: float
     idle_seconds: float
     spell_seconds: float | None
+    still_seconds: float = 0.0
 
     @property
     def key(self) -> tuple[int, int]:
@@ -52,6 +55,16 @@ class Runner:
     def freeable_bytes(self) -> int:
         """What its end gives back for certain."""
         return self.reading.freeable_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its end gives back to *memory*: what lies in swap already helps no threshold."""
+        return (self.reading.anon_bytes or 0) + (self.reading.shmem_bytes or 0)
+
+    @property
+    def growing(self) -> bool:
+        """A load that moves, or was born just now. One that stands still may long be done (facts 1.3)."""
+        return self.activity is Activity.LOADING and self.still_seconds < SETTLED_LISTED_SECONDS
 
     @property
     def remaining_bytes(self) -> int:
@@ -72,30 +85,8 @@ def names_of(blob: str | None, snapshot: Snapshot) -> tuple[str, ...]:
     """All names of a blob: the catalogue's, else those under which the API lists it."""
     if blob is None:
         return ()
-    for entry in snapshot.catalogue:
-        if entry.blob == blob:
-            return entry.names
-    return tuple(dict.fromkeys(model.name for model in snapshot.api.loaded if model.blob == blob))
-
-
-def foreseen_bytes(reading: RunnerReading, snapshot: Snapshot) -> int | None:
-    """Anonymous bytes that a runner takes once loaded: weights + f16 KV cache (facts 3.4); None if unknown.
-
-    Mapped weights are page cache, which the kernel takes back by itself, so only the KV cache counts.
-    Compute buffers and the prompt cache are left out: too small an estimate is mended by relief, too
-    large a one would abort a load that fits.
-    """
-    entry = next((e for e in snapshot.catalogue if e.blob == reading.blob), None) if reading.blob else None
-    weights = reading.blob_bytes if reading.blob_bytes is not None else (entry.size_bytes if entry else None)
-    if weights is None:
-        return None
-    context = reading.context_tokens or min(DEFAULT_CONTEXT_TOKENS, _training(entry))
-    cache = (entry.kv_bytes_per_token or 0) * context if entry else 0
-    return cache + (0 if reading.weights_mapped else weights)
-
-
-def _training(entry: CatalogueEntry | None) -> int:
-    return (entry.training_context if entry else None) or DEFAULT_CONTEXT_TOKENS
+    known = [name for entry in snapshot.catalogue if entry.blob == blob for name in entry.names]
+    return sane.names(known or [model.name for model in snapshot.api.loaded if model.blob == blob])
 
 
 def remember(
@@ -104,8 +95,14 @@ def remember(
     """Every proven runner's recent past, brought up to this snapshot; the dead are forgotten."""
     known = {(state.pid, state.start_ticks): state for state in previous}
     if stalled:
-        known = {k: replace(s, cpu=(), busy_since_at=None, grew_at=snapshot.now) for k, s in known.items()}
+        known = {key: _anew(state, snapshot.now) for key, state in known.items()}
     return tuple(_remember_one(known.get(r.key), r, snapshot) for r in snapshot.runners if _counts(r))
+
+
+def _anew(state: RunnerState, now: float) -> RunnerState:
+    """After a stall: nothing is known of what it did meanwhile, and whether it still loads must be seen."""
+    state = replace(state, cpu=(), busy_since_at=None, grew_at=now)
+    return state if state.loaded_at is not None else replace(state, first_seen_at=now)
 
 
 def _counts(reading: RunnerReading) -> bool:
@@ -122,9 +119,9 @@ def _remember_one(old: RunnerState | None, reading: RunnerReading, snapshot: Sna
     if bytes_now >= state.peak_bytes + GROWTH_STEP_BYTES:
         state = replace(state, peak_bytes=bytes_now, grew_at=now)
     state = replace(state, blob=reading.blob or state.blob, cpu=_cpu_samples(state, reading, now))
-    if state.loaded_at is None and _has_loaded(state, reading, snapshot):
+    if state.loaded_at is None and has_loaded(state, reading, snapshot):
         state = replace(state, loaded_at=now, last_used_at=now)
-    busy = not is_idle(state, now)
+    busy = not is_idle(state, now) or reading.process_state in WAITING_STATES
     if busy and state.busy_since_at is None:
         return replace(state, busy_since_at=now, last_used_at=now)
     if busy:
@@ -154,35 +151,6 @@ def is_idle(state: RunnerState, now: float) -> bool:
     return elapsed > 0 and moved <= BUSY_CPU_SHARE * elapsed
 
 
-def _has_loaded(state: RunnerState, reading: RunnerReading, snapshot: Snapshot) -> bool:
-    """Whether its load is over. Old servers list a model while it loads, new ones only after it."""
-    api, now = snapshot.api, snapshot.now
-    still_seconds = now - state.grew_at
-    if not _listed_since(api, reading):
-        return still_seconds >= SETTLED_SILENT_SECONDS and now - state.first_seen_at >= SETTLED_SILENT_SECONDS
-    if not lists_loading(api):
-        return True
-    foreseen = foreseen_bytes(reading, snapshot)
-    if foreseen and reading.freeable_bytes >= LOADED_SHARE * foreseen:
-        return True
-    return still_seconds >= SETTLED_LISTED_SECONDS
-
-
-def _listed_since(api: ApiReading, reading: RunnerReading) -> bool:
-    if reading.blob is None or api.loaded_at is None or api.loaded_at <= reading.born_at:
-        return False
-    return any(model.blob == reading.blob for model in api.loaded)
-
-
-def lists_loading(api: ApiReading) -> bool:
-    """Whether this server's ``/api/ps`` may list a model that is still loading (before 0.30, facts 9)."""
-    head = (api.version or "").split("-")[0].split(".")
-    try:
-        return (int(head[0]), int(head[1])) < (0, 30)
-    except (ValueError, IndexError):
-        return True
-
-
 def census(policy: Policy, state: State, snapshot: Snapshot) -> tuple[Runner, ...]:
     """Every proven runner as the ladder sees it; ``state.runners`` must be of this snapshot."""
     pasts: Mapping[tuple[int, int], RunnerState] = {(s.pid, s.start_ticks): s for s in state.runners}
@@ -197,20 +165,35 @@ def census(policy: Policy, state: State, snapshot: Snapshot) -> tuple[Runner, ..
             Runner(
                 reading=reading,
                 names=names,
-                activity=_activity(past, snapshot.now, stopping=reading.key in stopping),
-                rule=policy.rule_of(names),
+                activity=_activity(past, reading, snapshot.now, stopping=reading.key in stopping),
+                rule=rule_for(policy, names),
                 foreseen_bytes=foreseen_bytes(reading, snapshot),
                 last_used_at=past.last_used_at,
                 idle_seconds=snapshot.now - past.last_used_at,
                 spell_seconds=past.spell_seconds,
+                still_seconds=snapshot.now - past.grew_at,
             )
         )
     return tuple(views)
 
 
-def _activity(past: RunnerState, now: float, *, stopping: bool) -> Activity:
+def rule_for(policy: Policy, names: tuple[str, ...]) -> ModelRule:
+    """The owner's rule for a runner; one whose names are not known could be any model he protects."""
+    if names or not policy.models:
+        return policy.rule_of(names)
+    rules = policy.models.values()
+    omit = any(rule.preference is Preference.OMIT for rule in rules)
+    always = any(rule.preference is Preference.OMIT and rule.protect is Protect.ALWAYS for rule in rules)
+    return ModelRule(
+        Preference.OMIT if omit else Preference.NONE, Protect.ALWAYS if always else Protect.BELOW_CRITICAL
+    )
+
+
+def _activity(past: RunnerState, reading: RunnerReading, now: float, *, stopping: bool) -> Activity:
     if stopping:
         return Activity.STOPPING
-    if past.loaded_at is None:
+    grew = past.grew_at > past.first_seen_at
+    if past.loaded_at is None and (grew or not born_before(past, reading)):
         return Activity.LOADING
-    return Activity.IDLE if is_idle(past, now) else Activity.BUSY
+    idle = is_idle(past, now) and reading.process_state not in WAITING_STATES
+    return Activity.IDLE if idle else Activity.BUSY

@@ -79,7 +79,7 @@ class Scene:
         return (
             self.snapshot.hands_alive
             and api.answered_at is not None
-            and self.now - api.answered_at <= policy.unresponsive_after_seconds
+            and self.now - heard_at(self.state, api.answered_at) <= policy.unresponsive_after_seconds
         )
 
     def unhonoured(self, blob: str | None) -> bool:
@@ -99,6 +99,17 @@ class Scene:
         """Whether an action has had its expected time several times over."""
         return self.age(action) > patience_seconds(self.policy, self.state.rates, action)
 
+    def too_late(self, action: Action, reading: DomainReading) -> bool:
+        """Whether an action is overdue, or memory will be at its end before it is done.
+
+        One that has had its expected time is taken to need half of it again.
+        """
+        if self.overdue(action):
+            return True
+        expected = expected_seconds(self.policy, self.state.rates, action)
+        left = self.seconds_to_exhaustion(reading)
+        return left is not None and max(expected - self.age(action), expected / 2) > left
+
     def coming_bytes(self, name: str, *, drains: bool) -> int:
         """What relief under way will still bring back to a domain; drains only where they may count."""
         return sum(
@@ -106,6 +117,19 @@ class Scene:
             for action in self.in_flight(name)
             if (drains if action.rung is Rung.DRAIN_BUSY else not self.overdue(action))
         )
+
+    def coming_in_time_bytes(self, reading: DomainReading) -> int:
+        """As `coming_bytes` at critical: drains don't count, nor what comes after the end of memory."""
+        return sum(
+            action.expected_bytes
+            for action in self.in_flight(reading.name)
+            if action.rung is not Rung.DRAIN_BUSY and not self.too_late(action, reading)
+        )
+
+
+def heard_at(state: State, at: float) -> float:
+    """A time from which silence is counted: never from before the guard itself slept (suspend, stall)."""
+    return at if state.woke_at is None else max(at, state.woke_at)
 
 
 def unload_seconds(policy: Policy, rates: Rates, count: int) -> float:
@@ -136,8 +160,8 @@ def relief_seconds(
     """How long the relief that each level calls for would take: an unload, at critical a kill."""
     least = policy.min_reclaim_bytes(capacity)
     views = list(runners)
-    idle = [r.freeable_bytes for r in views if r.activity is Activity.IDLE]
-    mortal = [r.freeable_bytes for r in views if killable(r)]
+    idle = [r.memory_bytes for r in views if r.activity is Activity.IDLE]
+    mortal = [r.memory_bytes for r in views if killable(r)]
     unload = unload_seconds(policy, rates, max(idle)) if idle else 0.0
     kill = (
         kill_seconds(policy, rates, min((b for b in mortal if b >= least), default=max(mortal)))

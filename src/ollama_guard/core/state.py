@@ -119,7 +119,11 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The brain's whole memory."""
+    """The brain's whole memory.
+
+    ``stalled_seconds`` is the gap before this tick if it was a stall or suspend, ``woke_at`` when the
+    last such gap ended. ``unhonoured`` maps a blob to the time until which the API is not asked again.
+    """
 
     durable: Durable = field(default_factory=Durable)
     started_at: float | None = None
@@ -139,6 +143,7 @@ class State:
     gone_at: Mapping[str, float] = field(default_factory=dict)
     purged_at: Mapping[str, float] = field(default_factory=dict)
     stalled_seconds: float = 0.0
+    woke_at: float | None = None
     hold_told_at: float = 0.0
     rates: Rates = field(default_factory=Rates)
     last_decision: Decision | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_guard.core import cap
+from ollama_guard.core import cap, sane
 from ollama_guard.core.codec import to_plain
 from ollama_guard.core.decide import mode_of
 from ollama_guard.core.model import Decision, DomainReading, LoadedModel, OutcomeKind, Snapshot
@@ -30,7 +30,11 @@ def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, A
         snapshot: the tick's readings.
         guard: ``version pid pss_bytes cpu_seconds tick_seconds dropped`` as far as known; a missing key
             becomes null with a reason.
+
+    A null's reason in ``unknown`` stands under its path or that of what it is in, with a domain's name
+    or a model's pid as the step below a list: ``domains.host.slope_bytes_per_second``.
     """
+    snapshot = sane.snapshot_of(snapshot, state.last_tick_at)
     unknown: dict[str, str] = {
         "ollama.runtime": NOT_BUILT,
         "ollama.cap.hard": NOT_BUILT,
@@ -40,6 +44,8 @@ def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, A
         "quarantine": NOT_BUILT,
     }
     scene = Scene(policy, state, snapshot, census(policy, state, snapshot))
+    if guard.get("version") is None:
+        unknown["version"] = "the installed package does not say"
     document = {
         "version": guard.get("version"),
         "mode": str(mode_of(policy, state.durable, snapshot.now)),
@@ -47,7 +53,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, A
         "since": _wall(snapshot, state.level_since_at),
         "domains": [_domain(scene, reading, unknown) for reading in snapshot.domains],
         "ollama": _ollama(scene, unknown),
-        "models": [_model(scene, runner) for runner in scene.runners],
+        "models": [_model(scene, runner, unknown) for runner in scene.runners],
         "quarantine": None,
         "condemned": [
             {
@@ -68,7 +74,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, A
             }
             for held in state.conditions
         ],
-        "last_decision": _decision(state, snapshot),
+        "last_decision": _decision(state, snapshot, unknown),
         "playbook": None,
         "consumers": None,
         "guard": _guard(guard, unknown),
@@ -80,38 +86,53 @@ def _wall(snapshot: Snapshot, at: float | None) -> float | None:
     return None if at is None else round(snapshot.wall - (snapshot.now - at), 3)
 
 
+def _with_reasons(
+    path: str, values: dict[str, Any], reasons: Mapping[str, str], unknown: dict[str, str]
+) -> dict[str, Any]:
+    """The values; each that is null gets its reason in ``unknown``."""
+    unknown |= {f"{path}.{key}": reasons[key] for key, value in values.items() if value is None}
+    return values
+
+
 def _domain(scene: Scene, reading: DomainReading, unknown: dict[str, str]) -> dict[str, Any]:
     held = scene.domain(reading.name)
-    available, capacity = reading.available_bytes, reading.capacity_bytes
+    available, capacity, slope = (
+        reading.available_bytes,
+        reading.capacity_bytes,
+        held.slope_bytes_per_second,
+    )
     readable = available is not None and bool(capacity)
-    if not readable:
-        unknown[f"domains.{reading.name}.available_bytes"] = reading.reason or "no value"
-    if reading.psi_some_avg10 is None:
-        unknown[f"domains.{reading.name}.psi"] = "the kernel shows no pressure here"
-    if held.slope_bytes_per_second is None:
-        unknown[f"domains.{reading.name}.slope"] = "too few readings yet"
     seconds = scene.seconds_to_exhaustion(reading) if readable else None
-    if seconds is None and held.slope_bytes_per_second is not None:
-        unknown[f"domains.{reading.name}.time_to_exhaustion_seconds"] = "available is not falling"
-    return {
+    unread = reading.reason or "no value"
+    values = {
         "name": reading.name,
         "capacity_bytes": capacity,
         "available_bytes": available,
         "available_ratio": round(available / capacity, 4) if available is not None and capacity else None,
         "psi_some_avg10": reading.psi_some_avg10,
         "psi_full_avg10": reading.psi_full_avg10,
-        "slope_bytes_per_second": None
-        if held.slope_bytes_per_second is None
-        else int(held.slope_bytes_per_second),
+        "slope_bytes_per_second": None if slope is None else int(slope),
         "time_to_exhaustion_seconds": None if seconds is None else round(seconds, 3),
         "level": held.level.word,
     }
+    reasons = {
+        "capacity_bytes": unread,
+        "available_bytes": unread,
+        "available_ratio": unread,
+        "psi_some_avg10": "the kernel shows no pressure here",
+        "psi_full_avg10": "the kernel shows no full pressure here",
+        "slope_bytes_per_second": "too few readings yet" if readable else unread,
+        "time_to_exhaustion_seconds": "available is not falling" if readable else unread,
+    }
+    return _with_reasons(f"domains.{reading.name}", values, reasons, unknown)
 
 
 def _ollama(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:
     api = scene.snapshot.api
     if api.version is None:
         unknown["ollama.version"] = api.error or "Ollama has not answered yet"
+    if api.latency_seconds is None:
+        unknown["ollama.latency_seconds"] = api.error or "no answer was timed yet"
     soft = cap.effective(scene.policy, scene.state)
     if soft is None:
         unknown["ollama.cap.soft"] = "no bound: as many as fit"
@@ -125,24 +146,36 @@ def _ollama(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _model(scene: Scene, runner: Runner) -> dict[str, Any]:
-    listed = _listed(scene.snapshot, runner)
-    expires = None if listed is None or listed.expires_in_seconds is None else listed.expires_in_seconds
+def _model(scene: Scene, runner: Runner, unknown: dict[str, str]) -> dict[str, Any]:
+    listed, reading = _listed(scene.snapshot, runner), runner.reading
+    expires = listed.expires_in_seconds if listed else None
     loaded_at = scene.snapshot.api.loaded_at
-    return {
+    sized = listed is not None and listed.size_bytes is not None
+    read = reading.anon_bytes is not None or reading.file_bytes is not None
+    values = {
         "name": runner.names[0] if runner.names else None,
         "aliases": list(runner.names[1:]),
-        "blob": runner.reading.blob,
-        "size_bytes": listed.size_bytes if listed else runner.foreseen_bytes,
-        "resident_bytes": runner.reading.resident_bytes,
+        "blob": reading.blob,
+        "size_bytes": listed.size_bytes if listed and sized else runner.foreseen_bytes,
+        "resident_bytes": reading.resident_bytes if read else None,
         "vram_bytes": listed.vram_bytes if listed else None,
         "state": str(runner.activity),
-        "pid": runner.reading.pid,
+        "pid": reading.pid,
         "preference": str(runner.rule.preference),
         "expires_at": None
         if expires is None or loaded_at is None
         else _wall(scene.snapshot, loaded_at + expires),
     }
+    unlisted = "Ollama lists the model without it" if listed else "Ollama does not list this model now"
+    reasons = {
+        "name": "no installed model is known to have this blob",
+        "blob": "the runner's command line is not read yet",
+        "size_bytes": unlisted,
+        "resident_bytes": "the process's memory can't be read",
+        "vram_bytes": unlisted,
+        "expires_at": unlisted,
+    }
+    return _with_reasons(f"models.{reading.pid}", values, reasons, unknown)
 
 
 def _listed(snapshot: Snapshot, runner: Runner) -> LoadedModel | None:
@@ -150,19 +183,26 @@ def _listed(snapshot: Snapshot, runner: Runner) -> LoadedModel | None:
     return next((m for m in snapshot.api.loaded if blob is not None and m.blob == blob), None)
 
 
-def _decision(state: State, snapshot: Snapshot) -> dict[str, Any] | None:
+def _decision(state: State, snapshot: Snapshot, unknown: dict[str, str]) -> dict[str, Any] | None:
     last = state.last_decision
     if last is None:
+        unknown["last_decision"] = "nothing had to be done yet"
         return None
     ids = {action.id for action in last.actions}
     outcomes = [outcome for action, outcome in state.finished if action.id in ids and not last.would]
-    return {
+    values = {
         "at": _wall(snapshot, last.at),
         "action": str(last.rung),
         "reason": last.reason,
         "outcome": _outcome(last, [outcome.kind for outcome in outcomes]),
         "freed_bytes": sum(outcome.freed_bytes for outcome in outcomes) if outcomes else None,
     }
+    nothing = "it was not to be done" if last.would else "there was nothing to do"
+    reasons = {
+        "outcome": nothing,
+        "freed_bytes": "not ended yet" if last.actions and not last.would else nothing,
+    }
+    return _with_reasons("last_decision", values, reasons, unknown)
 
 
 def _outcome(last: Decision, kinds: list[OutcomeKind]) -> str | None:
@@ -177,7 +217,5 @@ def _outcome(last: Decision, kinds: list[OutcomeKind]) -> str | None:
 
 def _guard(guard: Mapping[str, Any], unknown: dict[str, str]) -> dict[str, Any]:
     keys = ("pid", "pss_bytes", "cpu_seconds", "tick_seconds", "dropped")
-    for key in keys:
-        if guard.get(key) is None:
-            unknown[f"guard.{key}"] = "not measured yet"
-    return {key: to_plain(guard.get(key)) for key in keys}
+    values = {key: to_plain(guard.get(key)) for key in keys}
+    return _with_reasons("guard", values, dict.fromkeys(keys, "not measured yet"), unknown)

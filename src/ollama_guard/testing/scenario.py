@@ -71,7 +71,7 @@ class World:
     policy: Policy = field(default_factory=Policy)
     now: float = 1000.0
     models: list[Model] = field(default_factory=list)
-    state: State = field(default_factory=State)
+    state: State = field(default_factory=State, repr=False)
     hog_rate: int = 0
     hog_target: int = 0
     hog_taken: int = 0
@@ -79,11 +79,11 @@ class World:
     hands_alive: bool = True
     unload_seconds: float = 0.15
     kill_seconds: float = 0.1
-    decisions: list[Decision] = field(default_factory=list)
-    outcomes: list[tuple[Action, Outcome]] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list, repr=False)
+    outcomes: list[tuple[Action, Outcome]] = field(default_factory=list, repr=False)
     requests: tuple[Request, ...] = ()
     oom_kills: int = 0
-    catalogue: dict[str, CatalogueEntry] = field(default_factory=dict)
+    catalogue: dict[str, CatalogueEntry] = field(default_factory=dict, repr=False)
 
     def load(self, name: str, size: int, *, loaded: bool = True, busy: bool = False, aliases: tuple[str, ...] = ()) -> Model:
         """Bring up a runner; ``loaded`` False begins a load in flight."""

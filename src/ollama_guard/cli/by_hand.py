@@ -1,0 +1,96 @@
+"""``unload``, ``pause``, ``resume``: through the daemon, so that there is one stream of decisions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ollama_guard.cli.options import ConfigOption, JsonOption, RuntimeDirOption, StateDirOption, places
+from ollama_guard.core.events import one_line
+from ollama_guard.settings.units import UnitError, parse_duration
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("unload")(unload)
+    app.command("pause")(pause)
+    app.command("resume")(resume)
+
+
+def unload(
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A model as `ollama ps` shows it.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Unload every loaded model.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    runtime_dir: RuntimeDirOption = None,
+    state_dir: StateDirOption = None,
+) -> None:
+    """Unload a model, or all of them; nothing is deleted.
+
+    \b
+      ollama-guard unload llama3.2:3b
+      ollama-guard unload --all
+    """
+    if bool(model) == every:
+        raise typer.BadParameter("allowed: either one MODEL or --all", param_hint="MODEL")
+    where = places(context, config, runtime_dir, state_dir)
+    _act(where.runtime_dir, "/unload", {"all": True} if every else {"model": model}, as_json=as_json)
+
+
+def pause(
+    context: typer.Context,
+    duration: Annotated[str, typer.Argument(metavar="DURATION", help='How long: 30min, 2h, "1h 30min".')],
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    runtime_dir: RuntimeDirOption = None,
+    state_dir: StateDirOption = None,
+) -> None:
+    """Let the guard watch and log but do nothing for a while; it survives a restart of the guard.
+
+    \b
+      ollama-guard pause 30min
+    """
+    try:
+        seconds = parse_duration(duration)
+    except UnitError as error:
+        raise typer.BadParameter(f"{duration!r} is {error}", param_hint="DURATION") from None
+    if seconds <= 0:
+        raise typer.BadParameter(
+            "allowed: longer than 0s; `ollama-guard resume` ends a pause", param_hint="DURATION"
+        )
+    where = places(context, config, runtime_dir, state_dir)
+    _act(where.runtime_dir, "/pause", {"seconds": seconds}, as_json=as_json)
+
+
+def resume(
+    context: typer.Context,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    runtime_dir: RuntimeDirOption = None,
+    state_dir: StateDirOption = None,
+) -> None:
+    """End a pause.
+
+    \b
+      ollama-guard resume
+    """
+    where = places(context, config, runtime_dir, state_dir)
+    _act(where.runtime_dir, "/resume", {}, as_json=as_json)
+
+
+def _act(runtime_dir: Path, path: str, body: dict[str, Any], *, as_json: bool) -> None:
+    from ollama_guard.cli.client import act
+
+    answer = act(runtime_dir, path, body)
+    if as_json:
+        typer.echo(json.dumps(answer, ensure_ascii=False))
+    else:
+        typer.echo(one_line(answer["text"]), err=not answer["ok"])
+    if not answer["ok"]:
+        raise typer.Exit(1)

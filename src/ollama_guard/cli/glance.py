@@ -1,0 +1,78 @@
+"""One look without a daemon: sense a few times within half a second, decide, do nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import ollama_guard
+from ollama_guard.core.codec import to_plain
+from ollama_guard.core.decide import decide
+from ollama_guard.core.model import ApiReading, CatalogueEntry, Decision, Mode
+from ollama_guard.core.policy import Policy
+from ollama_guard.core.state import State
+from ollama_guard.core.status import view
+from ollama_guard.errors import OllamaError
+from ollama_guard.hands.adapters.ollama import OllamaAdapter
+from ollama_guard.sentinel.sensors import Sensors
+
+LOOKS = 7  # readings: enough for a runner's argv to come and for its share of a core to be known
+GAP_SECONDS = 0.1  # seconds between two readings
+ANSWER_SECONDS = 2.0  # seconds: for a person who waits; silence is shown as such
+
+
+def glance(policy: Policy) -> dict[str, Any]:
+    """The status document of one look, with ``decision`` {rung reason would actions[]} beside it.
+
+    One look has no past, so soft's grace counts as over: what is seen is judged as if it lasted.
+    """
+    policy = replace(
+        policy,
+        ollama=replace(policy.ollama, mode=Mode.OBSERVE),
+        host=replace(policy.host, grace_seconds=0.0),
+        container=replace(policy.container, grace_seconds=0.0),
+    )
+    api, catalogue = _asked(policy.ollama.url)
+    sensors = Sensors(policy)
+    try:
+        state = State()
+        for look in range(LOOKS):
+            if look:
+                time.sleep(GAP_SECONDS)
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)
+            snapshot = sensors.sense(now, time.time(), api, catalogue, (), hands_alive=True, hands_reason="")
+            state, decision = decide(policy, state, snapshot)
+    finally:
+        sensors.close()
+    guard = {"version": ollama_guard.__version__}
+    return {**view(policy, state, snapshot, guard=guard), "decision": _shown(decision)}
+
+
+def _asked(url: str) -> tuple[ApiReading, tuple[CatalogueEntry, ...]]:
+    """What Ollama says of itself; what it did not say is in the reading's errors."""
+    ollama = OllamaAdapter(url)
+    sent = time.clock_gettime(time.CLOCK_BOOTTIME)
+    try:
+        version = ollama.version(ANSWER_SECONDS)
+    except OllamaError as error:
+        return ApiReading(probed_at=sent, error=str(error)), ()
+    answered = time.clock_gettime(time.CLOCK_BOOTTIME)
+    api = ApiReading(probed_at=sent, answered_at=answered, version=version, latency_seconds=answered - sent)
+    catalogue: tuple[CatalogueEntry, ...] = ()
+    try:
+        catalogue = ollama.catalogue(ANSWER_SECONDS)
+        asked = time.clock_gettime(time.CLOCK_BOOTTIME)
+        api = replace(api, loaded=ollama.loaded(ANSWER_SECONDS), loaded_at=asked)
+    except OllamaError as error:
+        api = replace(api, loaded_error=str(error))
+    return api, catalogue
+
+
+def _shown(decision: Decision) -> dict[str, Any]:
+    return {
+        "rung": decision.rung.value,
+        "reason": decision.reason,
+        "would": decision.would,
+        "actions": [to_plain(action) for action in decision.actions],
+    }

@@ -1,0 +1,90 @@
+"""``once`` and ``status``: what is, and what would be done about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from ollama_guard.cli.options import (
+    ConfigOption,
+    JsonOption,
+    Places,
+    RuntimeDirOption,
+    StateDirOption,
+    places,
+)
+from ollama_guard.core.events import one_line
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("once")(once)
+    app.command("status")(status)
+
+
+def once(
+    context: typer.Context,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    runtime_dir: RuntimeDirOption = None,
+    state_dir: StateDirOption = None,
+) -> None:
+    """Sense and decide once, do nothing, and say why. Needs no daemon.
+
+    \b
+      ollama-guard once
+      ollama-guard once --json | jq .decision
+    """
+    _tell_glance(places(context, config, runtime_dir, state_dir), as_json=as_json)
+
+
+def status(
+    context: typer.Context,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    runtime_dir: RuntimeDirOption = None,
+    state_dir: StateDirOption = None,
+) -> None:
+    """Show what the running guard sees and did last. Without one, do what `once` does.
+
+    \b
+      ollama-guard status
+      ollama-guard status --json | jq .level
+    """
+    from ollama_guard.cli.client import NotRunning, get_status
+
+    where = places(context, config, runtime_dir, state_dir)
+    try:
+        document = get_status(where.runtime_dir)
+    except NotRunning as error:
+        typer.echo(f"{error}; this is one look without it:", err=True)
+        _tell_glance(where, as_json=as_json)
+        return
+    _tell(document, as_json=as_json)
+
+
+def _tell_glance(where: Places, *, as_json: bool) -> None:
+    from ollama_guard.cli.glance import glance
+    from ollama_guard.settings.compiler import compile_file
+
+    document = glance(compile_file(where.config))
+    _tell(document, as_json=as_json)
+    if not as_json:
+        typer.echo(_would(document["decision"]))
+
+
+def _tell(document: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        return
+    from ollama_guard.cli.show import status_text
+
+    typer.echo(status_text(document))
+
+
+def _would(decision: Mapping[str, Any]) -> str:
+    reason = decision["reason"]
+    return one_line(f"now        {reason if decision['rung'] == 'none' else decision['rung'] + ': ' + reason}")

@@ -1,0 +1,135 @@
+"""``run``: compile the policy, then become the sentinel (same process, nothing of this one stays)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ollama_guard.cli.options import ConfigOption, Places, RuntimeDirOption, StateDirOption, places
+from ollama_guard.core.events import one_line
+from ollama_guard.core.model import Mode
+from ollama_guard.errors import ConfigError, GuardError
+from ollama_guard.settings.deadline import within
+
+READ_SECONDS = 5.0  # seconds: a local file takes 0.01 s; longer is a disk that hangs
+KEEP_SECONDS = 1.0  # seconds: two small writes with fsync take 0.1 s on a slow card
+LONGEST_WARNING = 4000  # characters: room for many problems, far from the limit of an argument (128 KiB)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("run")(run)
+
+
+def run(
+    context: typer.Context,
+    mode: Annotated[
+        str | None,
+        typer.Option(metavar="enforce|observe", help="Override [policy] mode: observe does nothing."),
+    ] = None,
+    config: ConfigOption = None,
+    runtime_dir: RuntimeDirOption = None,
+    state_dir: StateDirOption = None,
+) -> None:
+    """Run the daemon in the foreground.
+
+    \b
+      ollama-guard run                     what the service does
+      ollama-guard run --mode observe      decide and log, do nothing
+
+    With a bad file it runs on the last good one and says so loudly; 78 only if there is none.
+    """
+    if mode not in (None, Mode.ENFORCE, Mode.OBSERVE):
+        raise typer.BadParameter(f"{mode!r} is no mode; allowed: enforce, observe", param_hint="--mode")
+    where = places(context, config, runtime_dir, state_dir)
+    _make_runtime_dir(where.runtime_dir)
+    policy_json, warnings = _policy(where)
+    arguments = [
+        sys.executable, "-I", "-m", "ollama_guard.sentinel",
+        "--policy-fd", str(_memfd(policy_json)),
+        "--runtime-dir", str(where.runtime_dir),
+        "--state-dir", str(where.state_dir),
+    ]  # fmt: skip
+    if where.config is not None:
+        arguments += ["--config", str(where.config)]
+    if mode is not None:
+        arguments += ["--mode", mode]
+    if warnings:
+        arguments += ["--warning", one_line("; ".join(warnings), LONGEST_WARNING)]
+    sys.stdout.flush()
+    os.execv(sys.executable, arguments)  # noqa: S606 (no shell is the point)
+
+
+def _policy(where: Places) -> tuple[str, list[str]]:
+    """The policy to run with as JSON, and what has to be said about it."""
+    try:
+        policy_json = within(READ_SECONDS, lambda: _compiled(where.config))
+    except TimeoutError:
+        problems = [f"the configuration file could not be read within {READ_SECONDS:.0f} s"]
+    except ConfigError as error:
+        problems = error.problems
+    else:
+        return policy_json, _kept(where)
+    try:
+        last_good = within(READ_SECONDS, lambda: _last_good(where.state_dir))
+    except OSError:  # TimeoutError is one
+        last_good = ""
+    if not last_good:
+        raise ConfigError([*problems, f"and there is no last good configuration in {where.state_dir}"])
+    return last_good, ["the configuration is bad, so the last good one is in force", *problems]
+
+
+def _compiled(path: Path | None) -> str:
+    from ollama_guard.settings.compiler import canonical_json, compile_file
+
+    return canonical_json(compile_file(path))
+
+
+def _kept(where: Places) -> list[str]:
+    """Keep the good configuration; a disk that can't is worth a warning, never the start."""
+
+    def keep() -> str:
+        from ollama_guard.settings.compiler import compile_text, read_text
+        from ollama_guard.settings.last_good import keep_last_good
+
+        where.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        text = read_text(where.config)
+        keep_last_good(where.state_dir, text, compile_text(text, str(where.config)))
+        return ""
+
+    try:
+        within(KEEP_SECONDS, keep)
+    except (OSError, ConfigError) as error:
+        return [f"the last good configuration can't be kept in {where.state_dir}: {error}"]
+    return []
+
+
+def _last_good(state_dir: Path) -> str:
+    from ollama_guard.settings.compiler import canonical_json
+    from ollama_guard.settings.last_good import load_last_good
+
+    policy = load_last_good(state_dir)
+    return "" if policy is None else canonical_json(policy)
+
+
+def _make_runtime_dir(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise GuardError(
+            f"{path} can't be made ({error.strerror}); run as root or as the service's user, or name another "
+            "place, such as --runtime-dir $XDG_RUNTIME_DIR/ollama-guard"
+        ) from None
+
+
+def _memfd(text: str) -> int:
+    """The text in anonymous memory; the descriptor survives the exec."""
+    descriptor = os.memfd_create("ollama-guard-policy", 0)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(text.encode())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor

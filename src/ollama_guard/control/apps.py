@@ -1,0 +1,183 @@
+"""The two WSGI applications: status to read, control to act. Every answer is JSON, also every refusal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+# Bytes; a model's name has at most 590 (facts 5.1).
+BODY_LIMIT = 16 * 1024
+# Characters of a model's name that are passed on.
+NAME_LIMIT = 1000
+# Seconds without news from the sentinel after which the guard itself counts as unhealthy.
+STALE_SECONDS = 60.0
+# Conditions under which Ollama is not well, or the guard can't see.
+UNHEALTHY = ("OllamaUnresponsive", "Frozen", "Blind")
+# Seconds to wait for the sentinel; it answers a pause within a tick.
+ANSWER_SECONDS = 10.0
+
+_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict",
+            503: "Service Unavailable"}  # fmt: skip
+
+Environ = Mapping[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The sentinel's answer to a wish; ``ok`` False means refused or failed."""
+
+    ok: bool
+    text: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Board(Protocol):
+    """Where the newest status hangs."""
+
+    def document(self) -> dict[str, Any] | None:
+        """The contract's status document; None until the first one has come."""
+
+    def age_seconds(self) -> float:
+        """How old it is."""
+
+
+class Asker(Protocol):
+    """Who passes wishes on to the sentinel."""
+
+    def ask(self, verb: str, model: str, seconds: float | None, deadline_seconds: float) -> Answer | None:
+        """Wait for the answer; None when none came within the deadline."""
+
+
+class _BadRequest(ValueError):
+    """A body that can't be understood; the sentence says which key, and what is allowed."""
+
+
+def status_app(board: Board) -> Application:
+    """``GET /status`` and ``GET /health``."""
+
+    def app(environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path not in ("/status", "/health"):
+            return _respond(start, 404, {"error": "unknown path; there are /status and /health"})
+        if environ.get("REQUEST_METHOD") != "GET":
+            return _respond(start, 405, {"error": "only GET"}, allow="GET")
+        document = board.document()
+        if document is None:
+            return _respond(start, 503, {"error": "starting"})
+        if path == "/status":
+            return _respond(start, 200, document)
+        why = _ailment(document, board.age_seconds())
+        health = {
+            "healthy": not why,
+            "level": document.get("level"),
+            "why": why or "the guard and Ollama answer",
+        }
+        return _respond(start, 503 if why else 200, health)
+
+    return app
+
+
+def control_app(asker: Asker, unload_seconds: Callable[[], float]) -> Application:
+    """``POST /unload``, ``/pause``, ``/resume``; ``unload_seconds`` says how long an unload may take."""
+
+    def app(environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        verb = str(environ.get("PATH_INFO", ""))[1:]
+        if verb not in ("unload", "pause", "resume"):
+            return _refuse(start, 404, "unknown path; there are /unload, /pause and /resume")
+        if environ.get("REQUEST_METHOD") != "POST":
+            return _refuse(start, 405, "only POST", allow="POST")
+        try:
+            model, seconds = _wish(verb, _body(environ))
+        except _BadRequest as problem:
+            return _refuse(start, 400, str(problem))
+        limit = ANSWER_SECONDS + (unload_seconds() if verb == "unload" else 0.0)
+        answer = asker.ask(verb, model, seconds, limit)
+        if answer is None:
+            return _refuse(start, 503, f"the sentinel did not answer within {limit:.0f} s")
+        body = {"ok": answer.ok, "text": answer.text, "detail": dict(answer.detail)}
+        return _respond(start, 200 if answer.ok else 409, body)
+
+    return app
+
+
+def _ailment(document: Mapping[str, Any], age_seconds: float) -> str:
+    """Why the guard or Ollama is not well, as one sentence; "" when both are."""
+    if age_seconds > STALE_SECONDS:
+        return f"no news from the sentinel for {age_seconds:.0f} s"
+    held = document.get("conditions")
+    for condition in held if isinstance(held, list) else []:
+        if isinstance(condition, dict) and condition.get("condition") in UNHEALTHY:
+            return f"{condition['condition']}: {condition.get('reason')}"
+    return ""
+
+
+def _wish(verb: str, body: dict[str, Any]) -> tuple[str, float | None]:
+    """(model, seconds) of a request's body; ``*`` is every model."""
+    allowed = {"unload": ("model", "all"), "pause": ("seconds",), "resume": ()}[verb]
+    unknown = sorted(set(body) - set(allowed))
+    if unknown:
+        known = ", ".join(allowed) or "none"
+        raise _BadRequest(f"unknown key {unknown[0][:60]!r}; allowed: {known}")
+    match verb:
+        case "unload":
+            return _model(body), None
+        case "pause":
+            return "", _seconds(body)
+        case _:
+            return "", None
+
+
+def _model(body: dict[str, Any]) -> str:
+    if ("model" in body) == ("all" in body):
+        raise _BadRequest('give either "model" (a name) or "all" (true)')
+    if "all" in body:
+        if body["all"] is not True:
+            raise _BadRequest('"all" must be true; leave it out to unload one model')
+        return "*"
+    model = body["model"]
+    if not isinstance(model, str) or not 0 < len(model) <= NAME_LIMIT or model == "*":
+        raise _BadRequest(f'"model" must be a model\'s name of 1 to {NAME_LIMIT} characters')
+    return model
+
+
+def _seconds(body: dict[str, Any]) -> float:
+    seconds = body.get("seconds")
+    number = float("nan")
+    if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and abs(seconds) < 2**62:
+        number = float(seconds)
+    if not math.isfinite(number) or number <= 0:
+        raise _BadRequest('"seconds" must be a number above 0')
+    return number
+
+
+def _body(environ: Environ) -> dict[str, Any]:
+    raw = environ["wsgi.input"].read(BODY_LIMIT + 1)
+    if len(raw) > BODY_LIMIT:
+        raise _BadRequest(f"the body is longer than {BODY_LIMIT} bytes")
+    if not raw.strip():
+        return {}
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as problem:
+        raise _BadRequest(f"the body is not JSON: {problem}") from problem
+    if not isinstance(body, dict):
+        raise _BadRequest("the body must be a JSON object")
+    return body
+
+
+def _refuse(start: StartResponse, code: int, text: str, allow: str = "") -> Iterable[bytes]:
+    return _respond(start, code, {"ok": False, "text": text, "detail": {}}, allow)
+
+
+def _respond(start: StartResponse, code: int, body: Mapping[str, Any], allow: str = "") -> Iterable[bytes]:
+    content = json.dumps(body).encode("ascii") + b"\n"
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+    if allow:
+        headers.append(("Allow", allow))
+    start(f"{code} {_REASONS[code]}", headers)
+    return [content]

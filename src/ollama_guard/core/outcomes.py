@@ -1,0 +1,74 @@
+"""What an action's end teaches: strikes, budgets, what the API does not honour, how long relief takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ollama_guard.core import budgets, condemned, sane
+from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Rung
+from ollama_guard.core.policy import Policy
+from ollama_guard.core.scene import expected_seconds
+from ollama_guard.core.state import Rates, State
+
+# An unload that was not honoured is not tried again for this long (seconds).
+UNHONOURED_SECONDS = 60.0
+# One that was not even sent (the runner was not there any more, its time was over) may come soon again.
+SKIPPED_SECONDS = 2.0
+# Actions without any outcome are given up this long after their deadline (seconds).
+FORGOTTEN_SECONDS = 5.0
+# Weight of the newest measured relief time against the past ones, and the bounds of the result.
+RATE_WEIGHT = 0.3
+RATE_BOUNDS = (0.2, 10.0)
+# Endings remembered: for the status, and to spare who was shot at in vain.
+FINISHED_KEPT = 32
+
+
+def absorb(policy: Policy, state: State, outcome: Outcome) -> State:
+    """The state after an action ended. An unknown action id changes nothing."""
+    action = next((a for a in state.in_flight if a.id == outcome.action_id), None)
+    if action is None:
+        return state
+    outcome = sane.outcome_of(outcome, state.last_tick_at)
+    durable = condemned.after(state.durable, action, outcome, policy)
+    durable = replace(durable, fruitless_kills=budgets.after(durable.fruitless_kills, action, outcome))
+    unhonoured = dict(state.unhonoured)
+    if action.kind is ActionKind.UNLOAD and action.blob and outcome.kind is not OutcomeKind.DONE:
+        failed = outcome.kind is OutcomeKind.FAILED
+        unhonoured[action.blob] = outcome.at + (UNHONOURED_SECONDS if failed else SKIPPED_SECONDS)
+    return replace(
+        state,
+        durable=durable,
+        in_flight=tuple(a for a in state.in_flight if a.id != action.id),
+        finished=(*state.finished, (action, outcome))[-FINISHED_KEPT:],
+        unhonoured=unhonoured,
+        rates=_learn(policy, state, action, outcome),
+    )
+
+
+def _learn(policy: Policy, state: State, action: Action, outcome: Outcome) -> Rates:
+    """Relief times as measured here, against their priors."""
+    issued = state.issued_at.get(str(action.id))
+    by_hand = action.request_id is not None  # may be busy, so its time says nothing of an idle one's
+    if outcome.kind is not OutcomeKind.DONE or action.rung is Rung.DRAIN_BUSY or issued is None or by_hand:
+        return state.rates
+    prior = expected_seconds(policy, Rates(), action)
+    low, high = RATE_BOUNDS
+    measured = min(max((outcome.at - issued) / prior, low), high) if prior > 0 else 1.0
+    match action.kind:
+        case ActionKind.UNLOAD:
+            return replace(
+                state.rates, unload=state.rates.unload + RATE_WEIGHT * (measured - state.rates.unload)
+            )
+        case ActionKind.KILL:
+            return replace(state.rates, kill=state.rates.kill + RATE_WEIGHT * (measured - state.rates.kill))
+        case ActionKind.PURGE_GHOST:
+            return state.rates
+
+
+def without_forgotten(policy: Policy, state: State, now: float) -> State:
+    """Actions whose outcome never came have failed, so that they are not simply tried again."""
+    for action in state.in_flight:
+        if action.deadline_at + FORGOTTEN_SECONDS <= now:
+            lost = Outcome(action.id, OutcomeKind.FAILED, now, detail="its outcome never came")
+            state = absorb(policy, state, lost)
+    return state

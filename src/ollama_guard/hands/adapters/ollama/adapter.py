@@ -1,0 +1,128 @@
+"""`OllamaPort` over HTTP: four calls, and the catalogue that joins names to blobs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ollama_guard.core.events import one_line
+from ollama_guard.core.model import CatalogueEntry, LoadedModel
+from ollama_guard.errors import OllamaError
+from ollama_guard.hands.adapters.ollama import answers
+from ollama_guard.hands.adapters.ollama.http import exchange
+
+# Calls of /api/show in one pass; each is a line in the owner's log and reads the model's header.
+SHOW_LIMIT = 32
+# Names with which Ollama itself marks a model that runs elsewhere (facts 1.5).
+_CLOUD_ENDINGS = (":cloud", "-cloud")
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What the last catalogue taught: manifest digest and name to blob, and who runs elsewhere."""
+
+    by_digest: dict[str, str]
+    by_name: dict[str, str]
+    remote: frozenset[str]
+
+
+class OllamaAdapter:
+    """One Ollama server at ``url``.
+
+    Calls may come from several threads; `catalogue` from one at a time. ``catalogue_complete`` is
+    False while models are left whose weights have not been asked for yet: ask again soon.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.catalogue_complete = False
+        self._shown: dict[str, answers.Shown | None] = {}
+        self._names = _Names({}, {}, frozenset())
+
+    def version(self, deadline_seconds: float) -> str:
+        """The server's version, such as ``0.33.0``."""
+        return answers.version_of(exchange(self.url, "GET", "/api/version", deadline_seconds))
+
+    def loaded(self, deadline_seconds: float) -> tuple[LoadedModel, ...]:
+        """``/api/ps``, each entry with its blob where the catalogue knows it."""
+        answer = exchange(self.url, "GET", "/api/ps", deadline_seconds)
+        names = self._names
+        return answers.loaded_of(answer, names.by_digest, names.by_name, time.time())
+
+    def catalogue(self, deadline_seconds: float) -> tuple[CatalogueEntry, ...]:
+        """Every installed local model, grouped by blob; cloud stubs are skipped (facts 1.5).
+
+        A manifest never seen before costs one ``/api/show``, at most `SHOW_LIMIT` of them in a pass
+        and within the deadline; the rest follows in the next passes.
+        """
+        deadline = time.monotonic() + deadline_seconds
+        tags, remote = answers.tags_of(exchange(self.url, "GET", "/api/tags", deadline_seconds))
+        digests = {tag.digest: tag.name for tag in tags}
+        self._shown = {digest: shown for digest, shown in self._shown.items() if digest in digests}
+        self._learn({d: n for d, n in digests.items() if d not in self._shown}, deadline)
+        blobs = {digest: shown.blob for digest, shown in self._shown.items() if shown is not None}
+        self._names = _Names(
+            by_digest=blobs,
+            by_name={tag.name: blobs[tag.digest] for tag in tags if tag.digest in blobs},
+            remote=remote,
+        )
+        return self._grouped(tags)
+
+    def unload(self, model: str, deadline_seconds: float) -> str:
+        """Ask for the unload of a model (keep_alive 0); returns ``done_reason``. Never loads.
+
+        A cloud model is refused here: Ollama would pass the call on to its remote host (facts 1.5).
+        """
+        if model in self._names.remote or model.lower().endswith(_CLOUD_ENDINGS):
+            raise OllamaError(
+                "not_found", f"{one_line(model, 200)!r} runs in the cloud: nothing here to unload"
+            )
+        body = {"model": model, "keep_alive": 0, "stream": False}
+        return answers.done_reason_of(exchange(self.url, "POST", "/api/generate", deadline_seconds, body))
+
+    def _learn(self, unknown: dict[str, str], deadline: float) -> None:
+        self.catalogue_complete = len(unknown) <= SHOW_LIMIT
+        for digest, name in list(unknown.items())[:SHOW_LIMIT]:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self.catalogue_complete = False
+                return
+            try:
+                # Both keys: the first since 0.2, the second before.
+                answer = exchange(self.url, "POST", "/api/show", left, {"model": name, "name": name})
+                self._shown[digest] = answers.shown_of(answer)
+            except OllamaError as problem:
+                if problem.kind == "timeout":
+                    self.catalogue_complete = False
+                    return
+                # One broken or just deleted model must not hide the others; it is asked for again
+                # in the next regular pass.
+
+    def _grouped(self, tags: tuple[answers.Tag, ...]) -> tuple[CatalogueEntry, ...]:
+        entries: dict[str, CatalogueEntry] = {}
+        for tag in sorted(tags, key=lambda tag: tag.name):
+            shown = self._shown.get(tag.digest)
+            if shown is None:
+                continue
+            known = entries.get(shown.blob)
+            if known is not None:
+                entries[shown.blob] = replace(known, names=(*known.names, tag.name))
+                continue
+            entries[shown.blob] = CatalogueEntry(
+                blob=shown.blob,
+                names=(tag.name,),
+                size_bytes=_file_size(shown.path) or tag.size_bytes,
+                kv_bytes_per_token=shown.kv_bytes_per_token,
+                training_context=shown.training_context,
+                models_dir=shown.models_dir,
+            )
+        return tuple(entries[blob] for blob in sorted(entries))
+
+
+def _file_size(path: str) -> int | None:
+    """Bytes of the weights where this process may look; the server's file system may be another one."""
+    try:
+        return Path(path).stat().st_size
+    except (OSError, ValueError):
+        return None

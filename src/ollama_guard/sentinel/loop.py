@@ -1,0 +1,242 @@
+"""The heart: wait, look for births, tick when it is due, act, tell. Nothing here waits for anybody."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+
+from ollama_guard.core.events import Event, Priority
+from ollama_guard.core.model import Action, ActionKind, Decision, Level, Outcome, OutcomeKind, Request
+from ollama_guard.core.policy import Policy
+from ollama_guard.sentinel import clock
+from ollama_guard.sentinel.answers import Answers
+from ollama_guard.sentinel.mind import Told
+from ollama_guard.sentinel.outfit import Outfit
+from ollama_guard.sentinel.reload import Reload
+from ollama_guard.sentinel.reporting import Reporting
+from ollama_guard.sentinel.supervise import Hands
+from ollama_guard.wire import (
+    ActionPosted,
+    ApiObserved,
+    CatalogueObserved,
+    Message,
+    OutcomeReported,
+    PolicyPosted,
+    PollWanted,
+    RequestPosted,
+)
+
+# Seconds between two looks for newborn runners: a load passes 30 % of its size within half a second.
+BIRTHS_SECONDS = 0.2
+BIRTHS_ALERT_SECONDS = 0.1
+# Two ticks are at least this far apart (seconds), whoever asks for the next one.
+SHORTEST_TICK_SECONDS = 0.01
+# A failing tick is tried again after this long, doubling (seconds).
+FAIL_FIRST_SECONDS = 0.1
+FAIL_LONGEST_SECONDS = 5.0
+# While memory is short, hands are asked to poll at this interval (seconds).
+PRESSED_POLL_SECONDS = 1.0
+# Wishes that wait for their tick; more are refused.
+REQUESTS_LIMIT = 64
+
+
+class Loop:
+    """One guard's life between start and stop."""
+
+    def __init__(self, outfit: Outfit) -> None:
+        self.outfit = outfit
+        self.told = Told()
+        self.hands = Hands(outfit.poller, outfit.hands_plan, self._on_message)
+        self.reload = Reload(outfit.poller, outfit.compile_argv, self._on_compiled)
+        self.reporting = Reporting(outfit, self.hands)
+        self.answers = Answers(self._reply)
+        self._requests: deque[Request] = deque()
+        self._stopping = ""
+        self._wanted = True
+        self._tick_at = self._births_at = self._ticked_at = 0.0
+        self._fail_seconds = FAIL_FIRST_SECONDS
+        self._polled_at = 0.0
+        self._runners: frozenset[tuple[int, int]] = frozenset()
+        outfit.poller.add(outfit.signals.fileno(), lambda _: self._on_signals())
+
+    def run(self) -> None:
+        """Guard until a signal says otherwise. One part that breaks does not stop the others."""
+        while not self._stopping:
+            for part in (self._wait, self._guard, self._keep_company):
+                try:
+                    part()
+                except Exception:  # noqa: BLE001 - the one broad except: the guard outlives its own mistakes
+                    self._failed(ticking=part == self._guard)
+        self.outfit.say_goodbye(f"{self._stopping} received")
+        self.hands.stop()
+        self.reload.stop()
+
+    def _wait(self) -> None:
+        """Sleep until something is due or somebody speaks."""
+        self.outfit.poller.wait(self._sleep_seconds())
+
+    def _guard(self) -> None:
+        """Take in what has ended, look for births, tick if it is due."""
+        now = clock.boottime()
+        for outcome in self.outfit.reflexes.collect(now):
+            self._ended(outcome)
+        if now >= self._births_at:
+            self._births_at = now + self._births_seconds()
+            self._wanted |= self.outfit.senses.births(now)
+        if now >= self._tick_at or (self._wanted and now - self._ticked_at >= SHORTEST_TICK_SECONDS):
+            self._tick(now)
+
+    def _keep_company(self) -> None:
+        """Look after hands, a compiler at work, and what the log still holds back."""
+        now = clock.boottime()
+        self._look_after_hands(now)
+        self.reload.keep(now)
+        self.outfit.journal.flush(now, clock.wall())
+
+    def _tick(self, now: float) -> None:
+        """Sense, decide, act, tell; only a tick that gets to its end feeds the watchdog."""
+        mind = self.outfit.mind
+        self._wanted = False
+        self._ticked_at = now
+        self._tick_at = now + self._fail_seconds
+        requests = (self._requests.popleft(),) if self._requests else ()
+        decision, wavered = mind.think(self.told, requests)
+        self.answers.decided(decision)
+        if not decision.would:
+            for action in decision.actions:
+                self._act(action)
+        self.outfit.tell(*wavered, *mind.narrate(decision))
+        self._ask_for_polls(decision, now)
+        self.outfit.keep_state()
+        self.outfit.follow_sensors(self._on_sensor)
+        self.reporting.after_tick(now)
+        self._fail_seconds = FAIL_FIRST_SECONDS
+        self._wanted |= bool(self._requests)
+        self._tick_at = now + mind.delay_seconds()
+
+    def _act(self, action: Action) -> None:
+        """Carry an action out, or hand it on; its outcome comes later, or now if it can't be done."""
+        now, snapshot = clock.boottime(), self.outfit.mind.snapshot
+        runners = snapshot.runners if snapshot else ()
+        runner = next((r for r in runners if r.key == action.key), None)
+        outcome: Outcome | None
+        if action.kind is ActionKind.KILL:
+            outcome = self.outfit.reflexes.kill(action, runner, now)
+        else:
+            outcome = self.outfit.reflexes.watch(action, runner, now)
+            if outcome is None and not self.hands.send(ActionPosted(action)):
+                lost = Outcome(action.id, OutcomeKind.FAILED, now, detail="hands could not be told")
+                outcome = self.outfit.reflexes.reported(lost)
+        if outcome is not None:
+            self._ended(outcome)
+
+    def _ended(self, outcome: Outcome) -> None:
+        self.outfit.mind.absorb(outcome)
+        self.answers.ended(outcome)
+        self._wanted = True
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case ApiObserved():
+                self.told.api = message.api
+            case CatalogueObserved():
+                self.told.catalogue = message.entries
+            case RequestPosted() if len(self._requests) < REQUESTS_LIMIT:
+                self._requests.append(message.request)
+            case OutcomeReported():
+                outcome = self.outfit.reflexes.reported(message.outcome)
+                if outcome is not None:
+                    self._ended(outcome)
+            case _:
+                return
+        self._wanted = True
+
+    def _look_after_hands(self, now: float) -> None:
+        died = self.hands.keep(now, self.outfit.mind.policy)
+        self.told.alive, self.told.reason = self.hands.alive, self.hands.reason
+        if not died:
+            return
+        self.answers.forget()
+        self._requests.clear()
+        for outcome in self.outfit.reflexes.abandon("hands died", now):
+            self._ended(outcome)
+        self.outfit.tell(Event("hands.restarted", died, Priority.WARNING))
+
+    def _ask_for_polls(self, decision: Decision, now: float) -> None:
+        """Births and deaths of runners make `/api/ps` worth a look; so does shortness, once a second."""
+        snapshot = self.outfit.mind.snapshot
+        runners = frozenset(runner.key for runner in snapshot.runners) if snapshot else frozenset()
+        pressed = decision.level >= Level.SOFT
+        if runners != self._runners:
+            reason = "a runner was born" if runners - self._runners else "a runner died"
+        elif pressed and now - self._polled_at >= PRESSED_POLL_SECONDS:
+            reason = f"memory is at {decision.level.word}"
+        else:
+            return
+        if self.hands.send(PollWanted(reason, pressed)):
+            self._runners, self._polled_at = runners, now
+
+    def _on_sensor(self, fd: int, events: int) -> None:
+        self.outfit.senses.on_ready(fd, events)
+        self._wanted = True
+
+    def _on_signals(self) -> None:
+        for number in self.outfit.signals.take():
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._stopping = signal.Signals(number).name
+            elif number == signal.SIGHUP:
+                self.outfit.notifier.reloading(time.monotonic())
+                self.reload.start(clock.boottime())
+            elif number == signal.SIGUSR1:
+                self.outfit.tell(self.reporting.report())
+
+    def _on_compiled(self, policy: Policy | None, problems: list[str]) -> None:
+        if policy is None:
+            text = f"the old configuration stays in force: {'; '.join(problems)}"
+            self.outfit.tell(Event("config.rejected", text, Priority.ERROR, {"problems": len(problems)}))
+        else:
+            self.outfit.adopt(policy)
+            self.hands.send(PolicyPosted(self.outfit.mind.policy))
+            text = f"the configuration was read again from {self.outfit.config or 'the built-in defaults'}"
+            self.outfit.tell(Event("config.reloaded", text, Priority.NOTICE))
+            self._wanted = True
+        self.outfit.notifier.ready()
+
+    def _reply(self, replied: Message) -> None:
+        self.hands.send(replied)
+
+    def _births_seconds(self) -> float:
+        calm = self.outfit.mind.state.level is Level.OK and not self.outfit.mind.state.in_flight
+        return BIRTHS_SECONDS if calm else BIRTHS_ALERT_SECONDS
+
+    def _sleep_seconds(self) -> float:
+        now = clock.boottime()
+        if self._wanted:
+            return max(0.0, self._ticked_at + SHORTEST_TICK_SECONDS - now)
+        others = (self.outfit.reflexes.next_deadline_at(), self.reload.next_look_at())
+        due = (
+            self._tick_at,
+            self._births_at,
+            self.hands.next_look_at(now),
+            *(o for o in others if o is not None),
+        )
+        return min(due) - now
+
+    def _failed(self, *, ticking: bool) -> None:
+        """Something broke: say so on one line; a broken tick is tried again less and less often."""
+        error = sys.exc_info()[1]
+        line = " <- ".join(
+            f"{frame.name} ({frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})"
+            for frame in reversed(traceback.extract_tb(error.__traceback__ if error else None))
+        )
+        again = f"a tick failed, trying again in {self._fail_seconds:.1f} s" if ticking else "a part failed"
+        if ticking:
+            self._tick_at = self._ticked_at = clock.boottime() + self._fail_seconds
+            self._wanted = False
+            self._fail_seconds = min(self._fail_seconds * 2, FAIL_LONGEST_SECONDS)
+        self.outfit.tell(Event("guard.warned", f"{again}: {error!r} in {line}", Priority.ERROR))
+        # A descriptor whose handler breaks is ready again at once: don't spin on it.
+        time.sleep(SHORTEST_TICK_SECONDS)

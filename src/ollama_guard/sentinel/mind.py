@@ -1,0 +1,158 @@
+"""Between the senses and `core`: one tick's looks, the second look, and the state that is carried on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from ollama_guard.core.decide import decide, planned_delay
+from ollama_guard.core.events import Event, Priority
+from ollama_guard.core.model import (
+    ApiReading,
+    CatalogueEntry,
+    Decision,
+    Outcome,
+    OutcomeKind,
+    Request,
+    RunnerReading,
+    Snapshot,
+)
+from ollama_guard.core.narrate import events
+from ollama_guard.core.outcomes import absorb
+from ollama_guard.core.policy import Policy
+from ollama_guard.core.state import Durable, State
+from ollama_guard.sentinel import clock
+
+# Looks per tick: the first, the second, and one more if those two differ; then the next tick decides.
+_LOOKS = 3
+
+
+class Finding(Protocol):
+    """One capability of the sensors: a short stable name, whether it is there, and one sentence."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def ok(self) -> bool: ...  # noqa: D102
+
+    @property
+    def sentence(self) -> str: ...  # noqa: D102
+
+
+class Senses(Protocol):
+    """Everything that the sentinel reads by itself; see `sentinel.sensors`."""
+
+    def births(self, now: float) -> bool:
+        """A cheap look: whether a process was born that could be a runner."""
+
+    def sense(
+        self,
+        now: float,
+        wall: float,
+        api: ApiReading,
+        catalogue: tuple[CatalogueEntry, ...],
+        requests: tuple[Request, ...],
+        hands_alive: bool,  # noqa: FBT001 - one reading among the others
+        hands_reason: str,
+    ) -> Snapshot:
+        """All readings of one tick."""
+
+    def fds(self) -> Mapping[int, int]:
+        """PSI triggers and pipes to wait on, each with its epoll mask; they may change with every tick."""
+
+    def on_ready(self, fd: int, events: int) -> None:
+        """One of `fds` is ready, and a look is due."""
+
+    def still_the_same(self, pid: int, expected: RunnerReading) -> str:
+        """The recheck before a signal: "" or what is different."""
+
+    def capabilities(self) -> Sequence[Finding]:
+        """What can and can't be read here, for the self-test."""
+
+    def reconfigure(self, policy: Policy) -> None:
+        """Follow a new policy."""
+
+    def close(self) -> None:
+        """Let go of every descriptor and child."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What `hands` told last."""
+
+    api: ApiReading = field(default_factory=ApiReading)
+    catalogue: tuple[CatalogueEntry, ...] = ()
+    alive: bool = False
+    reason: str = ""
+
+
+class Mind:
+    """Owns the policy and the state; everything it knows of judgement is in `core`."""
+
+    def __init__(self, policy: Policy, durable: Durable, senses: Senses) -> None:
+        self.policy = policy
+        self.state = State(durable=durable)
+        self.snapshot: Snapshot | None = None
+        self._senses = senses
+        self._narrated = self.state
+
+    def think(self, told: Told, requests: tuple[Request, ...]) -> tuple[Decision, list[Event]]:
+        """Sense and decide; before a disruptive step twice, and the step stands only if both agree.
+
+        A decision that did not stand is returned without its actions.
+        """
+        before = self.state
+        self.state, decision = self._look(before, told, requests)
+        wavered: list[Event] = []
+        for look in range(1, _LOOKS + 1):
+            if decision.would or not (decision.disruptive and decision.actions):
+                break
+            if look == _LOOKS:
+                decision = self._let_go(decision)
+                break
+            self.state, again = self._look(before, told, requests)
+            agreed, decision, first = again.same_as(decision), again, decision
+            if agreed:
+                break
+            wavered.append(_changed_its_mind(first, again))
+        return decision, wavered
+
+    def narrate(self, decision: Decision) -> tuple[Event, ...]:
+        """The log events since the last call."""
+        assert self.snapshot is not None
+        told = events(self._narrated, self.state, decision, self.snapshot)
+        self._narrated = self.state
+        return told
+
+    def absorb(self, outcome: Outcome) -> None:
+        """Take in how an action ended."""
+        self.state = absorb(self.policy, self.state, outcome)
+
+    def delay_seconds(self) -> float:
+        """How long until the next full tick."""
+        return planned_delay(self.policy, self.state, self.snapshot) if self.snapshot else 0.0
+
+    def _look(self, before: State, told: Told, requests: tuple[Request, ...]) -> tuple[State, Decision]:
+        self.snapshot = self._senses.sense(
+            clock.boottime(), clock.wall(), told.api, told.catalogue, requests, told.alive, told.reason
+        )
+        return decide(self.policy, before, self.snapshot)
+
+    def _let_go(self, decision: Decision) -> Decision:
+        """Looks that never agreed: nothing is done now, and the state knows it."""
+        for action in decision.actions:
+            self.absorb(
+                Outcome(action.id, OutcomeKind.SKIPPED, clock.boottime(), detail="the looks did not agree")
+            )
+        return replace(decision, actions=())
+
+
+def _changed_its_mind(first: Decision, second: Decision) -> Event:
+    return Event(
+        "decision.held",
+        f"changed its mind at the second look: {first.reason}; now: {second.reason}",
+        Priority.NOTICE,
+        {"rung": str(first.rung), "instead": str(second.rung), "domain": first.domain or None},
+    )

@@ -1,0 +1,96 @@
+"""What a command line says: an Ollama server, a runner of either dialect, or neither. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_BLOB = re.compile(r"(?P<models>/.*)/blobs/sha256[-:](?P<hex>[0-9a-f]{64})\Z", re.DOTALL)
+_SERVER_VERBS = frozenset({"serve", "start"})
+_SERVER_NAMES = frozenset({"ollama", "ollama-lib"})
+# What Ollama always says to its llama-server and people don't all say together (facts sheet 4.1).
+_OLLAMAS_OWN = frozenset({"--port", "--host", "--no-webui", "--offline", "-c", "-np"})
+_UNMAPPED_MODES = frozenset({"none", "dio"})
+_NUMBER = re.compile(r"[0-9]{1,18}\Z", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerArgv:
+    """``ollama serve``; ``words`` is what proves it."""
+
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerArgv:
+    """A runner's command line.
+
+    ``blob`` is ``sha256:<hex>`` where ``model`` is a path into ``<models_dir>/blobs``, else None.
+    ``context_tokens`` is the total over all slots. ``signature``: nobody but Ollama starts it like this.
+    ``weights_mapped``: the weights are page cache, which the kernel takes back by itself (facts sheet 3.2).
+    """
+
+    model: str
+    blob: str | None
+    models_dir: str
+    context_tokens: int | None
+    parallel: int | None
+    port: int | None
+    signature: bool
+    weights_mapped: bool
+
+
+def parse_argv(argv: Sequence[str]) -> ServerArgv | RunnerArgv | None:
+    """Tell what a command line is; None for anything but a server or a runner (GPU discovery, say)."""
+    if not argv:
+        return None
+    name = argv[0].rsplit("/", 1)[-1]
+    verb = argv[1] if len(argv) > 1 else ""
+    if name in _SERVER_NAMES and verb in _SERVER_VERBS:
+        return ServerArgv(f"{argv[0]} {verb}")
+    if name in _SERVER_NAMES and verb == "runner":
+        return _runner(argv[2:], signature=True)
+    if name == "llama-server":
+        options = argv[1:]
+        return _runner(options, signature=set(options) >= _OLLAMAS_OWN)
+    return None
+
+
+def split_cmdline(data: bytes) -> tuple[str, ...]:
+    """/proc/PID/cmdline as words; bytes that are not UTF-8 are escaped, never refused."""
+    text = data.removesuffix(b"\0").decode("utf-8", "backslashreplace")
+    return tuple(text.split("\0")) if text else ()
+
+
+def _runner(options: Sequence[str], *, signature: bool) -> RunnerArgv | None:
+    model = _option(options, "--model", "-m")
+    if not model:
+        return None
+    found = _BLOB.match(model)
+    return RunnerArgv(
+        model=model,
+        blob=f"sha256:{found['hex']}" if found else None,
+        models_dir=found["models"] if found else "",
+        context_tokens=_number(_option(options, "-c", "--ctx-size")),
+        parallel=_number(_option(options, "-np", "--parallel")),
+        port=_number(_option(options, "--port")),
+        signature=signature,
+        weights_mapped=_option(options, "--load-mode") not in _UNMAPPED_MODES and "--no-mmap" not in options,
+    )
+
+
+def _option(options: Sequence[str], *names: str) -> str | None:
+    """The value of the last of these options, written ``--x value`` or ``--x=value``."""
+    value = None
+    for i, word in enumerate(options):
+        head, equals, tail = word.partition("=")
+        if word in names and i + 1 < len(options):
+            value = options[i + 1]
+        elif equals and head in names:
+            value = tail
+    return value
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and _NUMBER.match(text) else None

@@ -1,0 +1,49 @@
+"""Scans of all processes, in steps, as seldom as will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ollama_guard.sentinel.sensors.processes import Stat, pids, read_stat
+
+# Processes looked at in one step: about 4 ms, so that a crowded host can't stretch a look.
+STEP = 400
+
+
+class Scan:
+    """One scan after the other; each is begun when it is due and goes on at every step until it is done."""
+
+    def __init__(self, proc: str) -> None:
+        self._proc = proc
+        self._left: Iterator[int] | None = None
+        self._due_at = float("-inf")
+        self.finished = False
+
+    def start_over(self) -> None:
+        """Begin anew at the next step: what was passed already may be another process now."""
+        self._left = None
+        self._due_at = float("-inf")
+
+    def hasten(self, at: float) -> None:
+        """Begin the next scan at this time at the latest."""
+        self._due_at = min(self._due_at, at)
+
+    def step(self, now: float, known: set[int], wait_seconds: float) -> list[Stat]:
+        """Living processes, without the ``known`` ones; ``finished`` is True after a scan's last step."""
+        self.finished = False
+        if self._left is None:
+            if now < self._due_at:
+                return []
+            self._left = pids(self._proc)
+            self._due_at = now + wait_seconds
+        found: list[Stat] = []
+        for _ in range(STEP):
+            pid = next(self._left, None)
+            if pid is None:
+                self._left = None
+                self.finished = True
+                break
+            stat = read_stat(self._proc, pid) if pid not in known else None
+            if stat is not None and not stat.dead:
+                found.append(stat)
+        return found

@@ -1,0 +1,95 @@
+"""A policy as TOML again: every key with the value that is in force. Compiling it gives the same policy."""
+
+from __future__ import annotations
+
+import json
+
+from ollama_guard.core.policy import NO_CEILING_BYTES, Policy, Threshold, Thresholds
+from ollama_guard.settings.units import format_bytes, format_duration, format_ratio
+
+
+def effective_toml(policy: Policy) -> str:
+    """The whole file, without comments; what is not set is left out."""
+    blocks = [
+        _ollama(policy),
+        _domain("host", policy.host),
+        _domain("container", policy.container),
+        _policy(policy),
+        _block("cap", [] if policy.cap.soft_max is None else [f"soft_max = {policy.cap.soft_max}"]),
+    ]
+    for name, rule in policy.models.items():
+        lines = [f"preference = {_text(rule.preference)}", f"protect = {_text(rule.protect)}"]
+        blocks.append(_block(f"models.{_text(name)}", lines))
+    return "\n".join(blocks)
+
+
+def _ollama(policy: Policy) -> str:
+    ollama = policy.ollama
+    lines = [f"url = {_text(ollama.url)}", f"authority = {_text(ollama.authority)}"]
+    if ollama.user_id is not None:
+        lines.append(f"user = {ollama.user_id}")
+    if ollama.cgroup:
+        lines.append(f"cgroup = {_text(ollama.cgroup)}")
+    lines += [
+        f"poll = {_duration(ollama.poll_seconds)}",
+        f"unresponsive_after = {_duration(ollama.unresponsive_after_seconds)}",
+        f"request_timeout = {_duration(ollama.request_timeout_seconds)}",
+    ]
+    return _block("ollama", lines)
+
+
+def _domain(name: str, thresholds: Thresholds) -> str:
+    lines = [
+        f"soft = {_threshold(thresholds.soft)}",
+        f"hard = {_threshold(thresholds.hard)}",
+        f"critical = {_threshold(thresholds.critical)}",
+        f"grace = {_duration(thresholds.grace_seconds)}",
+    ]
+    return _block(f"thresholds.{name}", lines)
+
+
+def _policy(policy: Policy) -> str:
+    lines = [
+        f"mode = {_text(policy.ollama.mode)}",
+        f"transition = {_duration(policy.transition_seconds)}",
+        f"min_reclaim = {_reclaim(policy)}",
+        f"post_action_delay = {_duration(policy.post_action_delay_seconds)}",
+        f"unload_deadline = {_duration(policy.unload_deadline_seconds)}",
+        f"drain_deadline = {_duration(policy.drain_deadline_seconds)}",
+        f"condemned = {_duration(policy.condemned_seconds)}",
+        f"condemned_at_most = {_duration(policy.condemned_max_seconds)}",
+        f"kills_per_hour = {policy.kills_per_hour}",
+    ]
+    return _block("policy", lines)
+
+
+def _threshold(threshold: Threshold) -> str:
+    if threshold.ratio == 0:
+        return _text(format_bytes(threshold.floor_bytes))
+    bounds = ""
+    if threshold.floor_bytes:
+        bounds += f", at_least = {_text(format_bytes(threshold.floor_bytes))}"
+    if threshold.ceiling_bytes < NO_CEILING_BYTES:
+        bounds += f", at_most = {_text(format_bytes(threshold.ceiling_bytes))}"
+    below = _text(format_ratio(threshold.ratio))
+    return f"{{ below = {below}{bounds} }}" if bounds else below
+
+
+def _reclaim(policy: Policy) -> str:
+    share, floor = policy.min_reclaim_ratio, policy.min_reclaim_floor_bytes
+    if share == 0:
+        return _text(format_bytes(floor))
+    return f"{{ share = {_text(format_ratio(share))}, at_least = {_text(format_bytes(floor))} }}"
+
+
+def _block(name: str, lines: list[str]) -> str:
+    return "\n".join([f"[{name}]", *lines, ""])
+
+
+def _duration(seconds: float) -> str:
+    return _text(format_duration(seconds))
+
+
+def _text(text: str) -> str:
+    """A TOML string; names and paths hold printable characters only, for which JSON's escapes are TOML's."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,189 @@
+"""What a value in the file must look like: small checks that say what is wrong and what is allowed.
+
+Each function here makes a pydantic validator; its `ValueError` completes the sentence that begins
+with the file, the line, the key and the value.
+"""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator
+
+from ollama_guard.settings.units import (
+    UnitError,
+    format_duration,
+    parse_bytes,
+    parse_duration,
+    parse_ratio,
+)
+
+N = TypeVar("N", int, float)
+
+LARGEST_UID = 2**32 - 2  # 2**32 - 1 means "no user" to the kernel
+LONGEST_NAME = 512  # characters: registry, namespace, model and tag of Ollama's own limits together
+LONGEST_PATH = 4096  # characters: PATH_MAX
+
+
+def duration(least: float, most: float) -> BeforeValidator:
+    """Text like ``"30s"`` between two bounds in seconds; gives seconds."""
+    allowed = f"allowed: {format_duration(least)} to {format_duration(most)}"
+
+    def check(value: object) -> float:
+        seconds = _parsed(parse_duration, value, allowed, '"30s"')
+        if not least <= seconds <= most:
+            raise ValueError(f"is out of range; {allowed}")
+        return seconds
+
+    return BeforeValidator(check)
+
+
+def size(value: object) -> int:
+    """Text like ``"600MiB"``; gives bytes."""
+    return _parsed(parse_bytes, value, 'allowed: a size such as "600MiB"', '"600MiB"')
+
+
+def share_or_size(value: object) -> float | int:
+    """``"20%"`` gives a ratio (float), ``"1.5GiB"`` gives bytes (int)."""
+    allowed = 'allowed: a percentage of the memory such as "20%", or a size such as "1.5GiB"'
+    if isinstance(value, str) and "%" in value:
+        return _parsed(parse_ratio, value, allowed, '"20%"')
+    if isinstance(value, str) and not any(c.isalpha() for c in value):
+        raise ValueError(f"has no unit; {allowed}")
+    return _parsed(parse_bytes, value, allowed, '"20%" or "1.5GiB"')
+
+
+def word(kind: type[StrEnum], *left_out: StrEnum) -> BeforeValidator:
+    """One word of a closed vocabulary; gives the enum's member."""
+    words = {member.value: member for member in kind if member not in left_out}
+    allowed = "allowed: " + ", ".join(f'"{text}"' for text in words)
+
+    def check(value: object) -> StrEnum:
+        if isinstance(value, str) and value in words:
+            return words[value]
+        raise ValueError(f"is none of its words; {allowed}")
+
+    return BeforeValidator(check)
+
+
+def whole(least: int, most: int) -> BeforeValidator:
+    """A whole number between two bounds."""
+    allowed = f"allowed: a whole number from {least} to {most}"
+
+    def check(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"is {_type(value)}, not a whole number; {allowed}")  # noqa: TRY004 (pydantic)
+        if not least <= value <= most:
+            raise ValueError(f"is out of range; {allowed}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def url(value: object) -> str:
+    """Ollama's base address; gives it without a trailing slash."""
+    text = _text(value, 'allowed: an address such as "http://127.0.0.1:11434"')
+    problem = _url_problem(text)
+    if problem:
+        raise ValueError(
+            f'{problem}; allowed: http:// or https://, host and port, like "http://127.0.0.1:11434"'
+        )
+    return text.rstrip("/")
+
+
+def _url_problem(text: str) -> str | None:
+    if not text.isascii() or not text.isprintable() or " " in text:
+        return "is no URL (a space, control or non-ASCII character)"
+    if not text.lower().startswith(("http://", "https://")):
+        return "has no scheme that Ollama speaks"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return "is no URL (its host or its port can't be read; a port is 1 to 65535)"
+    if not parts.hostname:
+        return "names no host"
+    if port == 0:
+        return "has port 0 (a port is 1 to 65535)"
+    if "@" in parts.netloc:
+        return "holds a user name or password, which Ollama does not ask for and logs would show"
+    if parts.path not in ("", "/") or "?" in text or "#" in text:
+        return "goes on after the port (no path, query or fragment)"
+    return None
+
+
+def user(value: object) -> int:
+    """A user's name or number; gives the number.
+
+    A name is looked up on this machine, since the guard compares numbers.
+    """
+    allowed = 'allowed: a user of this machine such as "ollama", or its number'
+    if isinstance(value, int) and not isinstance(value, bool):
+        if 0 <= value <= LARGEST_UID:
+            return value
+        raise ValueError(f"is no user number; {allowed}")
+    name = _text(value, allowed)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except (KeyError, ValueError, UnicodeError):
+        raise ValueError(f"is no user of this machine; {allowed}") from None
+
+
+def cgroup(value: object) -> str:
+    """A cgroup as ``/proc/PID/cgroup`` writes it, or "" for any; gives it without a trailing slash."""
+    allowed = 'allowed: a path as in /proc/PID/cgroup, such as "/system.slice/ollama.service"'
+    text = _text(value, allowed)
+    if not text:
+        return ""
+    if text.startswith("/sys/fs/cgroup"):
+        raise ValueError(f"is a place in the file system; leave out /sys/fs/cgroup; {allowed}")
+    if (
+        not text.startswith("/")
+        or ".." in text.split("/")
+        or not text.isprintable()
+        or len(text) > LONGEST_PATH
+    ):
+        raise ValueError(f"is no cgroup; {allowed}")
+    return text.rstrip("/")
+
+
+def model_name(value: object) -> str:
+    """A model's name as ``ollama list`` shows it."""
+    allowed = 'allowed: a name as in `ollama list`, such as [models."llama3.2:3b"]'
+    text = _text(value, allowed)
+    if not text.strip() or not text.isprintable() or len(text) > LONGEST_NAME:
+        raise ValueError(f"is no model name; {allowed}")
+    return text
+
+
+def _parsed(parse: Callable[[str], N], value: object, allowed: str, example: str) -> N:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        problem = f"is a bare number; write it as text with its unit, like {example}; {allowed}"
+        raise ValueError(problem)  # noqa: TRY004 (pydantic's contract)
+    text = _text(value, allowed)
+    try:
+        return parse(text)
+    except UnitError as error:
+        raise ValueError(f"is {error}; {allowed}") from None
+
+
+def _text(value: object, allowed: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is {_type(value)}, not text; {allowed}")  # noqa: TRY004 (pydantic's contract)
+    return value
+
+
+def _type(value: Any) -> str:
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        dict: "a table",
+        list: "a list",
+    }
+    return names.get(type(value), "a date or time")

@@ -1,0 +1,129 @@
+"""The daemon's command line: who may start, with what, and what is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ollama_guard.core.codec import to_plain
+from ollama_guard.core.policy import Policy
+
+POLICY = json.dumps(to_plain(Policy())).encode()
+
+
+class Starter:
+    """Starts sentinels that only observe, and ends them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
+
+    def __call__(self, policy: bytes = POLICY, runtime_dir: Path | None = None) -> subprocess.Popen[str]:
+        """Start one with this policy on its descriptor."""
+        fd = os.memfd_create("policy")
+        os.write(fd, policy)
+        os.lseek(fd, 0, os.SEEK_SET)
+        argv = [
+            sys.executable, "-I", "-m", "ollama_guard.sentinel", "--policy-fd", str(fd), "--mode", "observe",
+            "--runtime-dir", str(runtime_dir or self.folder), "--state-dir", str(self.folder),
+            "--warning", "a sentence from the start",
+        ]  # fmt: skip
+        environ = {**os.environ, "OLLAMA_GUARD_LOG": "line"}
+        process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, pass_fds=(fd,), env=environ)
+        os.close(fd)
+        self.started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End everything."""
+        for process in self.started:
+            with suppress(ProcessLookupError):
+                process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Starter]:
+    starter = Starter(tmp_path)
+    yield starter
+    starter.close()
+
+
+def line_with(process: subprocess.Popen[str], text: str) -> str:
+    """The first line on stderr that contains the text."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return line
+    raise AssertionError(f"it ended without {text!r}")
+
+
+def refused(process: subprocess.Popen[str], status: int) -> str:
+    """The only line that a start which is refused says."""
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == status
+    (line,) = err.splitlines()
+    return line
+
+
+def test_it_runs_and_ends_with_0(start: Starter) -> None:
+    process = start()
+    line_with(process, "mode observe")
+    line_with(process, "a sentence from the start")
+    line_with(process, "the kill path works")
+    process.terminate()
+    assert "SIGTERM received" in line_with(process, "guard.stopping")
+    assert process.wait(3) == 0
+
+
+def test_a_second_guard_is_refused_and_names_the_first(start: Starter) -> None:
+    first = start()
+    line_with(first, "guard.started")
+    assert f"another ollama-guard (PID {first.pid}) already guards" in refused(start(), 1)
+    assert first.poll() is None
+
+
+def test_a_guard_killed_with_9_leaves_no_lock_even_while_its_children_live(start: Starter) -> None:
+    first = start()
+    line_with(first, "events are logged")
+    os.kill(first.pid, signal.SIGSTOP)
+    family = [int(pid) for pid in Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()]
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    first.kill()
+    first.wait()
+    second = start()
+    line_with(second, "guard.started")
+    for pid in family:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("policy", [b"", b"{", b"[]", b'{"surprise": 1}', b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_policy_is_refused_with_78(start: Starter, policy: bytes) -> None:
+    assert "the policy on descriptor" in refused(start(policy), 78)
+
+
+def test_a_runtime_directory_that_is_not_there_is_refused(start: Starter) -> None:
+    assert "No such file" in refused(start(runtime_dir=start.folder / "missing"), 1)
+
+
+def test_a_log_that_nobody_reads_does_not_keep_it_from_ending_in_time(start: Starter) -> None:
+    process = start()
+    line_with(process, "events are logged")
+    for _ in range(300):
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.01)
+    started = time.monotonic()
+    process.terminate()
+    assert process.wait(3) == 0
+    assert time.monotonic() - started < 1.2

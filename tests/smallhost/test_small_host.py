@@ -1,0 +1,90 @@
+"""Promise 9: a whole 4 GiB machine without swap, with the guard as its only protection."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beds.clients import StreamingClient
+from beds.guard import Guard
+from beds.hog import Hog
+from beds.ollama_install import Installation
+from beds.process import alive
+from beds.server import RealServer
+from beds.smallhost import SmallHost
+
+MIB = 1 << 20
+GIB = 1 << 30
+MEMORY = 4 * GIB
+NEIGHBOUR = 300 * MIB
+
+
+def job_beside_ollama(
+    host: SmallHost, installation: Installation, *, rate: int, guarded: bool, soak: bool
+) -> dict[str, Any]:
+    """Tiny busy with a long answer, big idle, a neighbour, and a job that grows to 2.7 GiB."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(RealServer(installation, launcher=host.popen))
+        neighbour = stack.enter_context(Hog(host.popen))
+        neighbour.grow(NEIGHBOUR, GIB)
+        assert neighbour.wait(10)
+        guard = None
+        if guarded:
+            guard = stack.enter_context(Guard(server.url, launcher=host.popen))
+            guard.wait_guarding(host.inner_pid(server.pid))
+        server.load("big")
+        seconds = 120.0 if soak else 12.0
+        client = stack.enter_context(StreamingClient.lasting(server.url, "tiny", seconds))
+        assert client.wait_streaming()
+        if guard is not None:
+            guard.wait(lambda: guard.model_states().get("big") == "idle", 15, "big is idle")
+        job = stack.enter_context(Hog(host.popen))
+        kills = host.oom_kills()
+        job.grow(2700 * MIB, rate)
+        finished = job.wait(60)
+        time.sleep(1.0)
+        answer = client.wait(seconds * 6)
+        return {
+            "job finished": finished,
+            "answer finished": answer.finished,
+            "answer": answer,
+            "neighbour lives": alive(neighbour.pid),
+            "loaded": set(server.runner_pids()),
+            "oom kills": host.oom_kills() - kills,
+            "log": guard.tail(60) if guard else "",
+        }
+
+
+@pytest.mark.parametrize("rate", [150 * MIB, 1500 * MIB], ids=["150MiB/s", "1500MiB/s"])
+def test_9_only_the_idle_model_goes(
+    small_host: Callable[[int], SmallHost],
+    ollama_installation: Installation,
+    rate: int,
+    soak: bool,  # noqa: FBT001
+) -> None:
+    """The job finishes, the answer finishes, the neighbour lives, only the idle model goes."""
+    off = job_beside_ollama(small_host(MEMORY), ollama_installation, rate=rate, guarded=False, soak=False)
+    assert off["oom kills"] > 0, off
+    told = job_beside_ollama(small_host(MEMORY), ollama_installation, rate=rate, guarded=True, soak=soak)
+    assert told["oom kills"] == 0, told["log"]
+    assert told["job finished"], told["log"]
+    assert told["answer finished"], (told["answer"], told["log"])
+    assert told["neighbour lives"], told["log"]
+    assert told["loaded"] == {"tiny"}, told["log"]
+
+
+def test_the_guard_inside_sees_the_small_machine(small_host: Callable[[int], SmallHost]) -> None:
+    """`once` inside says 4 GiB, and an absurd SwapFree (lxcfs with -u shows one) does not blind it."""
+    host = small_host(MEMORY)
+    program = Path(sys.executable).with_name("ollama-guard")
+    document = json.loads(host.run([str(program), "once", "--json"], timeout=60))
+    host_domain = next(d for d in document["domains"] if d["name"] == "host")
+    assert host_domain["capacity_bytes"] == MEMORY
+    assert host_domain["available_bytes"] is not None

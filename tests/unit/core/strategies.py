@@ -1,0 +1,173 @@
+"""What hypothesis feeds to the core: plausible small hosts that live through trouble, and sheer garbage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+from ollama_guard.core.model import (
+    CONTAINER,
+    HOST,
+    ApiReading,
+    CatalogueEntry,
+    DomainReading,
+    LoadedModel,
+    Mode,
+    Outcome,
+    OutcomeKind,
+    Preference,
+    Request,
+    RunnerReading,
+    ServerReading,
+    Snapshot,
+)
+from ollama_guard.core.policy import GIB, MIB, CapPolicy, ModelRule, OllamaPolicy, Policy, Protect
+from ollama_guard.testing.scenario import World, blob_of
+
+# ---- plausible worlds
+
+NAMES = ("a", "b", "c", "d")
+
+rules = st.builds(ModelRule, st.sampled_from(Preference), st.sampled_from(Protect))
+policies = st.builds(
+    Policy,
+    ollama=st.builds(OllamaPolicy, mode=st.sampled_from([Mode.ENFORCE, Mode.ENFORCE, Mode.OBSERVE])),
+    cap=st.builds(CapPolicy, st.sampled_from([None, None, 1, 2])),
+    models=st.dictionaries(st.sampled_from(NAMES), rules, max_size=2),
+)
+enforcing = st.builds(Policy, models=st.dictionaries(st.sampled_from(NAMES), rules, max_size=2))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens, then ``ticks`` ticks at the guard's own pace (or ``dt`` seconds apart)."""
+
+    what: str
+    name: str = "a"
+    size: int = 0
+    rate: int = 0
+    ticks: int = 5
+    dt: float | None = None
+
+
+steps = st.builds(
+    Step,
+    what=st.sampled_from(
+        ["load", "loaded", "busy", "idle", "hog", "hog", "relax", "silent", "answers", "die", "wait", "nap"]
+    ),
+    name=st.sampled_from(NAMES),
+    size=st.integers(16, 4096).map(lambda n: n * MIB),
+    rate=st.sampled_from([50, 300, 1500]).map(lambda n: n * MIB),
+    ticks=st.integers(1, 12),
+    dt=st.sampled_from([None, None, 0.02, 0.5, 1.0]),
+)
+
+
+@dataclass
+class Tale:
+    """A world and what is to happen in it."""
+
+    world: World
+    steps: list[Step] = field(default_factory=list)
+
+
+@st.composite
+def tales(draw: st.DrawFn, policy: st.SearchStrategy[Policy] = policies) -> Tale:
+    """A small host with one or two loaded models, and up to ten things that happen to it."""
+    capacity = draw(st.sampled_from([512 * MIB, 4 * GIB, 15 * GIB]))
+    world = World(
+        capacity=capacity,
+        other=capacity // 8,
+        limit=draw(st.sampled_from([None, None, capacity // 2])),
+        policy=draw(policy),
+    )
+    for name in draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=3)):
+        world.load(name, capacity // draw(st.integers(4, 12)), busy=draw(st.booleans()))
+    world.play(3)
+    return Tale(world, draw(st.lists(steps, min_size=1, max_size=10)))
+
+
+def happen(world: World, step: Step) -> None:
+    """Let the thing of one step happen."""
+    model = world.model(step.name)
+    match step.what:
+        case "load" | "loaded" if model is None:
+            world.load(step.name, step.size, loaded=step.what == "loaded")
+        case "busy" | "idle" if model is not None:
+            model.busy = step.what == "busy"
+        case "hog":
+            world.hog_rate, world.hog_target = step.rate, world.hog_taken + step.size
+        case "relax":
+            world.hog_taken = world.hog_target = 0
+        case "silent":
+            world.api_silent_since = world.now
+        case "answers":
+            world.api_silent_since = None
+        case "die" if model is not None:
+            model.gone_at = world.now
+        case "nap":
+            world.now += 3600.0
+        case _:
+            pass
+
+
+# ---- garbage
+
+_text = st.sampled_from(["", "a", "a:latest", "x\n\x1b[31my", "\u202egnp", "ü" * 40, "\ud800", "A" * 3000])
+_ints = st.one_of(
+    st.none(),
+    st.integers(0, 16 * GIB),
+    st.sampled_from([0, -1, 1, 2**63, 2**64 - 256 * 1024, 10**400, -(10**40)]),
+)
+_floats = st.one_of(
+    st.none(),
+    st.floats(0, 5000),
+    st.sampled_from([0.0, -1.0, float("nan"), float("inf"), float("-inf"), 1e300, -1e300]),
+)
+_number = _floats.map(lambda value: 0.0 if value is None else value)
+_blob = st.sampled_from([None, "", blob_of("a"), blob_of("b"), "sha256:", "\n"])
+_pid = st.sampled_from([-1, 0, 1, 101, 102, 103, 2**40])
+_ticks = st.sampled_from([-5, 0, 7, 8, 10**30])
+_domain_names = st.sampled_from([HOST, HOST, CONTAINER, "gpu0", "", "x\ny"])
+
+_domains = st.builds(
+    DomainReading, _domain_names, _ints, _ints, _text,
+    psi_some_avg10=_floats, psi_full_avg10=_floats, oom_kills=_ints, refaults=_ints, swap_free_bytes=_ints,
+)  # fmt: skip
+_runners = st.builds(
+    RunnerReading, _pid, _ticks, _number, st.sampled_from([None, 100, -1]), st.booleans(), _text,
+    blob=_blob, blob_bytes=_ints, context_tokens=_ints, weights_mapped=st.sampled_from([None, True, False]),
+    anon_bytes=_ints, shmem_bytes=_ints, file_bytes=_ints, swap_bytes=_ints, cpu_seconds=_floats,
+    process_state=st.sampled_from(["S", "R", "D", "Z", "", "?"]),
+    domains=st.sampled_from([(HOST,), (HOST, CONTAINER), (), ("gpu0", "gpu0")]),
+)  # fmt: skip
+_loaded = st.builds(LoadedModel, _text, _blob, _ints, _ints, _floats, _ints)
+_api = st.builds(
+    ApiReading, _floats, _floats, _text, st.sampled_from([None, "", "0.33.0", "0.1", "x.y", "9" * 5000]),
+    _floats, st.lists(_loaded, max_size=3).map(tuple), _floats, _text,
+)  # fmt: skip
+_catalogue = st.lists(
+    st.builds(CatalogueEntry, _blob.map(str), st.lists(_text, max_size=3).map(tuple), _ints, _ints, _ints),
+    max_size=3,
+).map(tuple)
+_requests = st.lists(
+    st.builds(
+        Request,
+        st.integers(-5, 5),
+        st.sampled_from(["unload", "pause", "resume", "", "\x00"]),
+        _text,
+        _floats,
+    ),
+    max_size=2,
+).map(tuple)
+
+garbage = st.builds(
+    Snapshot, _number, _number, st.lists(_domains, max_size=3).map(tuple),
+    st.lists(st.builds(ServerReading, _pid, _ticks, _ints, st.none() | _text, _text), max_size=2).map(tuple),
+    st.lists(_runners, max_size=3).map(tuple), _api, _catalogue, _requests, st.booleans(), _text,
+    st.sampled_from([(), (), ("whose a process is can't be read\n",)]),
+)  # fmt: skip
+outcomes = st.builds(
+    Outcome, st.integers(0, 6), st.sampled_from(OutcomeKind), _number, _ints.map(lambda n: n or 0), _text
+)

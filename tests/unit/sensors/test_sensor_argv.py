@@ -1,0 +1,89 @@
+"""Command lines of both dialects."""
+
+import pytest
+
+from ollama_guard.sentinel.sensors.argv import RunnerArgv, ServerArgv, parse_argv, split_cmdline
+from unit.sensors.sensor_tree import BLOB, MODELS, llama_server
+
+PATH = f"{MODELS}/blobs/sha256-{BLOB}"
+
+
+@pytest.mark.parametrize("line", ["ollama serve", "/usr/bin/ollama start", "/opt/bin/ollama-lib serve"])
+def test_a_server_says_serve(line: str) -> None:
+    assert isinstance(parse_argv(line.split()), ServerArgv)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ollama run llama3",
+        "python -m ollama serve",
+        "sh -c ollama serve",
+        "ollama-guard serve",
+        "ollama",
+        "vim ollama serve",
+        "",
+    ],
+)
+def test_whoever_only_mentions_ollama_is_no_server(line: str) -> None:
+    assert parse_argv(line.split()) is None
+
+
+def test_the_newer_dialect_gives_blob_context_slots_and_port() -> None:
+    runner = parse_argv(llama_server(context=8192))
+    assert runner == RunnerArgv(
+        PATH, f"sha256:{BLOB}", MODELS, 8192, 1, 4711, signature=True, weights_mapped=False
+    )
+
+
+def test_the_older_dialect_gives_the_same_whatever_engine_it_names() -> None:
+    line = (
+        f"/opt/bin/ollama-lib runner --ollama-engine --model {PATH} --ctx-size 8192 --parallel 4 --port 45123"
+    )
+    runner = parse_argv(line.split())
+    assert runner == RunnerArgv(
+        PATH, f"sha256:{BLOB}", MODELS, 8192, 4, 45123, signature=True, weights_mapped=True
+    )
+
+
+def test_an_mlx_runner_has_a_model_name_and_no_blob() -> None:
+    runner = parse_argv(["/usr/bin/ollama", "runner", "--mlx-engine", "--model", "qwen3:4b", "--port", "9"])
+    assert isinstance(runner, RunnerArgv)
+    assert (runner.model, runner.blob, runner.models_dir) == ("qwen3:4b", None, "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/usr/lib/ollama/llama-server --port 1 --host 127.0.0.1 --no-webui --offline --verbose",
+        "/usr/lib/ollama/llama-server --list-devices",
+        "/usr/bin/ollama runner --port 5",
+        "/usr/lib/ollama/llama-server --model",
+    ],
+)
+def test_discovery_without_a_model_is_no_runner(line: str) -> None:
+    assert parse_argv(line.split()) is None
+
+
+def test_a_users_own_llama_server_lacks_ollamas_signature() -> None:
+    runner = parse_argv(f"llama-server --model {PATH} --port 8080 --host 0.0.0.0".split())
+    assert isinstance(runner, RunnerArgv)
+    assert not runner.signature
+
+
+@pytest.mark.parametrize("mode", ["--no-mmap", "--load-mode none", "--load-mode=dio"])
+def test_weights_are_anonymous_where_mapping_is_off(mode: str) -> None:
+    runner = parse_argv(f"llama-server --model {PATH} {mode}".split())
+    assert isinstance(runner, RunnerArgv)
+    assert not runner.weights_mapped
+
+
+def test_numbers_that_are_none_are_not_invented() -> None:
+    runner = parse_argv(f"llama-server --model {PATH} -c many --port -1 -np {'9' * 400}".split())
+    assert isinstance(runner, RunnerArgv)
+    assert (runner.context_tokens, runner.port, runner.parallel) == (None, None, None)
+
+
+def test_a_cmdline_of_any_bytes_is_words() -> None:
+    assert split_cmdline(b"a\0b c\0\xff\0") == ("a", "b c", "\\xff")
+    assert split_cmdline(b"") == ()

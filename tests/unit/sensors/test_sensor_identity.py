@@ -1,0 +1,277 @@
+"""Whose a process is, over a /proc of files: servers, runners, orphans, and all those who only look alike."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from ollama_guard.core.model import CatalogueEntry, RunnerReading
+from ollama_guard.core.policy import OllamaPolicy, Policy
+from unit.sensors.sensor_tree import BLOB, CGROUP, GIB, MIB, MODELS, Tree, Watcher, llama_server
+
+Watch = Callable[..., Watcher]
+OTHER_CGROUP = "0::/user.slice/user-1000.slice\n"
+
+
+def with_runner(tree: Tree) -> None:
+    tree.server(50)
+    tree.process(70, "llama-server", llama_server(), parent=50, anon=2 * GIB)
+
+
+def test_a_server_is_who_says_serve_and_a_runner_is_its_child(tree: Tree, watch: Watch) -> None:
+    with_runner(tree)
+    snapshot = watch().settle()
+    (server,), (runner,) = snapshot.servers, snapshot.runners
+    assert (server.pid, server.uid, server.cgroup) == (50, 998, "/system.slice/ollama.service")
+    assert "serve" in server.proof
+    assert (runner.key, runner.server_pid, runner.proven) == ((70, 1000), 50, True)
+    assert (runner.blob, runner.context_tokens, runner.port) == (f"sha256:{BLOB}", 4096, 4711)
+    assert (runner.anon_bytes, runner.shmem_bytes, runner.file_bytes, runner.swap_bytes) == (
+        2 * GIB,
+        0,
+        2 * MIB,
+        0,
+    )
+    assert (runner.cpu_seconds, runner.major_faults, runner.born_at) == (2.0, 7, 10.0)
+    assert runner.weights_mapped is False
+    assert snapshot.blind == ()
+
+
+def test_the_older_dialect_is_told_from_its_server_by_argv_alone(tree: Tree, watch: Watch) -> None:
+    """Both go by the name `ollama-lib`."""
+    tree.process(50, "ollama-lib", ["/x/ollama-lib", "serve"])
+    path = f"{MODELS}/blobs/sha256-{BLOB}"
+    tree.process(70, "ollama-lib", f"/x/ollama-lib runner --model {path} --ctx-size 8192".split(), parent=50)
+    snapshot = watch().settle()
+    assert [server.pid for server in snapshot.servers] == [50]
+    assert [(runner.pid, runner.context_tokens) for runner in snapshot.runners] == [(70, 8192)]
+
+
+@pytest.mark.parametrize(
+    ("comm", "argv"),
+    [
+        ("ollama", ["/usr/bin/ollama", "run", "x"]),
+        ("ollama-guard", ["/usr/bin/ollama-guard", "serve"]),
+        ("docker-proxy", ["docker-proxy", "-host-port", "11434"]),
+        ("bash", ["ollama", "serve"]),
+        ("ollama", []),
+    ],
+)
+def test_nobody_else_is_a_server(tree: Tree, watch: Watch, comm: str, argv: list[str]) -> None:
+    tree.process(50, comm, argv)
+    tree.process(70, "llama-server", llama_server(), parent=50)
+    snapshot = watch().settle()
+    assert (snapshot.servers, snapshot.runners) == ((), ())
+
+
+def test_gpu_discovery_is_no_runner(tree: Tree, watch: Watch) -> None:
+    tree.server(50)
+    tree.process(70, "llama-server", ["/usr/lib/ollama/llama-server", "--list-devices"], parent=50)
+    assert watch().settle().runners == ()
+
+
+@pytest.mark.parametrize("parent", [1, 40])
+def test_a_users_own_llama_server_is_never_listed(tree: Tree, watch: Watch, parent: int) -> None:
+    """Not even with Ollama's blob, as Ollama's user, beside a running server."""
+    with_runner(tree)
+    tree.process(40, "bash", ["bash"], cgroup=OTHER_CGROUP)
+    path = f"{MODELS}/blobs/sha256-{BLOB}"
+    tree.process(71, "llama-server", f"llama-server --model {path} --port 1".split(), parent=parent)
+    assert [runner.pid for runner in watch().settle().runners] == [70]
+
+
+def test_a_runner_is_seen_unproven_until_its_command_line_is_read(tree: Tree, watch: Watch) -> None:
+    tree.server(50)
+    watcher = watch()
+    watcher.settle()
+    tree.process(70, "llama-server", llama_server(), parent=50)
+    assert watcher.sensors.births(watcher.now + 0.1)
+    (newborn,) = watcher.look().runners
+    assert (newborn.proven, newborn.blob) == (False, None)
+    (known,) = watcher.settle().runners
+    assert (known.proven, known.key) == (True, newborn.key)
+
+
+def test_between_fork_and_exec_a_child_still_shows_its_servers_argv(tree: Tree, watch: Watch) -> None:
+    tree.server(50)
+    watcher = watch()
+    watcher.settle()
+    tree.process(70, "ollama", ["/usr/bin/ollama", "serve"], parent=50)
+    assert [server.pid for server in watcher.settle(0.1).servers] == [50]
+    tree.process(70, "llama-server", llama_server(), parent=50)
+    snapshot = watcher.settle(0.2)
+    assert [(r.pid, r.proven) for r in snapshot.runners] == [(70, True)]
+    assert [server.pid for server in snapshot.servers] == [50]
+
+
+def test_births_notices_a_death_and_nothing_else(tree: Tree, watch: Watch) -> None:
+    with_runner(tree)
+    watcher = watch()
+    watcher.settle()
+    assert not watcher.sensors.births(watcher.now + 0.1)
+    tree.kill(70)
+    watcher.sensors._identity.runners[(70, 1000)].process.close()
+    assert watcher.sensors.births(watcher.now + 0.2)
+    assert watcher.look().runners == ()
+
+
+def test_a_restarted_server_with_a_new_pid_is_found_at_once(tree: Tree, watch: Watch) -> None:
+    tree.server(50)
+    watcher = watch()
+    watcher.settle()
+    tree.kill(50)
+    watcher.sensors._identity.servers[(50, 900)].process.close()
+    assert watcher.look().servers == ()
+    tree.server(55, start=2000)
+    assert [server.pid for server in watcher.settle(0.6).servers] == [55]
+
+
+def test_a_runner_that_outlives_its_server_stays_proven(tree: Tree, watch: Watch) -> None:
+    with_runner(tree)
+    watcher = watch()
+    watcher.settle()
+    tree.kill(50)
+    watcher.sensors._identity.servers[(50, 900)].close()
+    watcher.look()
+    (orphan,) = watcher.look().runners
+    assert (orphan.pid, orphan.server_pid, orphan.proven) == (70, None, True)
+    assert "while that lived" in orphan.proof
+    assert watcher.sensors.still_the_same(70, orphan) == ""
+
+
+CATALOGUE = (CatalogueEntry(f"sha256:{BLOB}", ("m:latest",), 1, models_dir=MODELS),)
+
+
+def test_an_orphan_from_before_the_guards_start_is_proven_by_what_it_left_with(
+    tree: Tree, watch: Watch
+) -> None:
+    tree.server(50)
+    tree.process(70, "llama-server", llama_server(), parent=1)
+    watcher = watch()
+    assert watcher.settle().runners == ()  # the models directory is not known yet
+    watcher.catalogue = CATALOGUE
+    (orphan,) = watcher.settle(25).runners
+    assert (orphan.pid, orphan.proven, orphan.server_pid) == (70, True, None)
+    assert "orphan of ollama serve 50" in orphan.proof
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"user": 1000},
+        {"cgroup": OTHER_CGROUP},
+        {"parent": 40},
+        {"argv": llama_server(models="/home/me/models")},
+        {"argv": ["llama-server", "--model", f"{MODELS}/blobs/sha256-{BLOB}"]},
+    ],
+    ids=["user", "cgroup", "parent", "models", "signature"],
+)
+def test_a_would_be_orphan_with_one_thing_wrong_is_nobody(
+    tree: Tree, watch: Watch, wrong: dict[str, object]
+) -> None:
+    tree.server(50)
+    tree.process(40, "bash", ["bash"])
+    facts: dict[str, object] = {"argv": llama_server(), "parent": 1} | wrong
+    tree.process(70, "llama-server", **facts)
+    watcher = watch()
+    watcher.catalogue = CATALOGUE
+    watcher.settle()
+    assert watcher.settle(25).runners == ()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        OllamaPolicy(user_id=998),
+        OllamaPolicy(cgroup="/system.slice"),
+        OllamaPolicy(cgroup="/system.slice/ollama.service"),
+    ],
+)
+def test_the_owner_narrows_which_servers_are_guarded(tree: Tree, watch: Watch, policy: OllamaPolicy) -> None:
+    tree.server(50)
+    tree.server(60, cgroup=OTHER_CGROUP, user=1000)
+    assert [server.pid for server in watch(Policy(ollama=policy)).settle().servers] == [50]
+
+
+def test_a_reload_drops_servers_that_are_not_meant_any_more(tree: Tree, watch: Watch) -> None:
+    with_runner(tree)
+    watcher = watch()
+    assert watcher.settle().runners
+    watcher.sensors.reconfigure(Policy(ollama=OllamaPolicy(user_id=7)))
+    snapshot = watcher.settle()
+    assert (snapshot.servers, snapshot.runners) == ((), ())
+    watcher.sensors.reconfigure(Policy())
+    assert watcher.settle().runners
+
+
+@pytest.fixture
+def proven(tree: Tree, watch: Watch) -> tuple[Watcher, RunnerReading]:
+    with_runner(tree)
+    watcher = watch()
+    (runner,) = watcher.settle().runners
+    return watcher, runner
+
+
+def test_the_recheck_passes_what_has_not_changed(proven: tuple[Watcher, RunnerReading]) -> None:
+    watcher, runner = proven
+    assert watcher.sensors.still_the_same(70, runner) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"start": 1001}, "is another one now"),
+        ({"comm": "bash"}, "is called 'bash' now"),
+        ({"parent": 1}, "the parent of process 70 is 1 now"),
+        ({"state": "Z"}, "has exited already"),
+    ],
+    ids=["start", "comm", "parent", "dead"],
+)
+def test_the_recheck_names_what_has_changed(
+    tree: Tree, proven: tuple[Watcher, RunnerReading], change: dict[str, object], said: str
+) -> None:
+    watcher, runner = proven
+    facts: dict[str, object] = {"comm": "llama-server", "parent": 50} | change
+    tree.process(70, **facts)
+    assert said in watcher.sensors.still_the_same(70, runner)
+
+
+def test_the_recheck_refuses_the_gone_and_the_unproven(
+    tree: Tree, proven: tuple[Watcher, RunnerReading]
+) -> None:
+    watcher, runner = proven
+    assert "not proven" in watcher.sensors.still_the_same(70, replace(runner, proven=False))
+    assert "another one" in watcher.sensors.still_the_same(50, runner)
+    tree.kill(70)
+    assert "exited" in watcher.sensors.still_the_same(70, runner)
+
+
+def test_unreadable_memory_has_a_reason_and_the_rest_is_still_read(tree: Tree, watch: Watch) -> None:
+    with_runner(tree)
+    tree.meminfo(GIB, 2 * GIB)
+    snapshot = watch().settle()
+    assert snapshot.domains[0].available_bytes is None
+    assert "larger than MemTotal" in snapshot.domains[0].reason
+    assert len(snapshot.runners) == 1
+
+
+def test_without_children_files_births_are_found_by_scanning(tree: Tree, watch: Watch) -> None:
+    with_runner(tree)
+    for path in tree.proc.glob("*/task/*/children"):
+        path.unlink()
+    watcher = watch()
+    assert [runner.pid for runner in watcher.settle().runners] == [70]
+    tree.process(71, "llama-server", llama_server("b" * 64), parent=50)
+    (tree.proc / "50/task/50/children").unlink()
+    watcher.look(0.6)
+    assert {runner.pid for runner in watcher.settle().runners} == {70, 71}
+    facts = {fact.name: fact for fact in watcher.sensors.capabilities()}
+    assert "scan" in facts["children"].sentence
+    assert not facts["children"].ok
+
+
+def test_a_name_with_control_characters_and_a_crowd_are_no_obstacle(tree: Tree, watch: Watch) -> None:
+    with_runner(tree)
+    for pid in range(1000, 2000):
+        tree.process(pid, "x) R 1 (\n", parent=-1, cgroup=CGROUP)
+    assert [runner.pid for runner in watch().settle().runners] == [70]

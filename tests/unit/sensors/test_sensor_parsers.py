@@ -1,0 +1,172 @@
+"""The parsers of kernel text: right on recorded files, and never an exception on any other."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_guard.sentinel.sensors.argv import parse_argv, split_cmdline
+from ollama_guard.sentinel.sensors.cgroup import parse_limit, parse_memory_stat
+from ollama_guard.sentinel.sensors.cgtree import parse_membership, parse_mounts
+from ollama_guard.sentinel.sensors.files import keyed, keyed_kib
+from ollama_guard.sentinel.sensors.host import is_container_view, parse_arcstats, parse_meminfo
+from ollama_guard.sentinel.sensors.processes import parse_children, parse_stat, parse_status
+from ollama_guard.sentinel.sensors.psi import Psi, parse_psi
+from unit.sensors.sensor_tree import CORPUS, GIB, MIB, corpus
+
+PARSERS = (
+    parse_meminfo,
+    parse_arcstats,
+    is_container_view,
+    parse_psi,
+    parse_limit,
+    lambda data: parse_memory_stat(data, 1),
+    lambda data: parse_memory_stat(data, 2),
+    parse_mounts,
+    parse_membership,
+    parse_stat,
+    parse_status,
+    parse_children,
+    lambda data: parse_argv(split_cmdline(data)),
+    lambda data: keyed(data, b"oom_kill "),
+)
+RECORDED = sorted(path.name for path in CORPUS.glob("*.txt"))
+
+
+def test_a_recorded_meminfo_is_read_in_bytes() -> None:
+    memory = parse_meminfo(corpus("meminfo-debian12-6.18.txt"))
+    assert memory.capacity_bytes == 24683656 * 1024
+    assert 0 < (memory.available_bytes or 0) < memory.capacity_bytes
+    assert (memory.swap_free_bytes, memory.reason) == (0, "")
+
+
+def test_an_absurd_swap_is_unknown_and_spoils_nothing_beside_it() -> None:
+    """Lxcfs shows SwapFree near 2**64; earlyoom 1.7 dies of it."""
+    memory = parse_meminfo(corpus("meminfo-lxcfs.txt"))
+    assert (memory.capacity_bytes, memory.available_bytes) == (4 * GIB, 3 * GIB)
+    assert (memory.swap_free_bytes, memory.reason) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"MemTotal: 100 kB\nMemAvailable: 101 kB\n", "larger than MemTotal"),
+        (b"MemTotal: 0 kB\nMemAvailable: 0 kB\n", "MemTotal is missing or absurd"),
+        (b"MemTotal: 100 kB\n", "MemAvailable is missing or absurd"),
+        (b"MemTotal: 100 kB\nMemAvailable: 5", "MemAvailable is missing or absurd"),
+        (b"MemTotal: 100 kB\nMemAvailable: 18446744073709551360 kB\n", "MemAvailable is missing or absurd"),
+        (b"MemTotal: 9007199254740992 kB\nMemAvailable: 5 kB\n", "MemTotal is missing or absurd"),
+        (b"MemTotal: 100 kB\nMemAvailable: -5 kB\n", "MemAvailable is missing or absurd"),
+        (b"", "MemTotal is missing or absurd"),
+    ],
+)
+def test_absurd_memory_is_refused_with_its_reason(text: bytes, said: str) -> None:
+    memory = parse_meminfo(text)
+    assert memory.available_bytes is None
+    assert said in memory.reason
+
+
+def test_the_zfs_cache_that_can_go_is_added_since_memavailable_leaves_it_out() -> None:
+    arc = parse_arcstats(corpus("arcstats-2.1.txt"))
+    assert arc == 4697620480  # all that is evictable, which is less than size - c_min
+    text = b"MemTotal: 16777216 kB\nMemAvailable: 1048576 kB\n"
+    assert parse_meminfo(text, arc).available_bytes == GIB + arc
+    assert parse_meminfo(text, 100 * GIB).available_bytes == 16 * GIB
+
+
+def test_a_zfs_cache_below_its_minimum_gives_nothing_back() -> None:
+    assert parse_arcstats(b"c_min 4 536870912\nsize 4 1000\n") == 0
+    assert parse_arcstats(b"c_min 4 1000\nsize 4 5000\n") == 4000
+    assert parse_arcstats(b"size 4 5000\n") == 0
+
+
+def test_a_recorded_psi_file_is_read() -> None:
+    psi = parse_psi(
+        b"some avg10=12.50 avg60=1.00 avg300=0.10 total=49630\n"
+        b"full avg10=3.01 avg60=0.00 avg300=0.00 total=7\n"
+    )
+    assert psi == Psi(12.5, 3.01, 49630, 7)
+    assert parse_psi(corpus("pressure-6.18.txt")).full_avg10 is not None
+    assert parse_psi(b"some avg10=250.00 avg60=0.00 avg300=0.00 total=1\n").some_avg10 is None
+
+
+@pytest.mark.parametrize(
+    ("name", "comm"),
+    [
+        ("spaces", "a b c"),
+        ("parens", "x) R 1 (y"),
+        ("newline", "x)\nR 1 1"),
+        ("utf8", "мод\\xff"),
+    ],
+)
+def test_a_hostile_process_name_never_shifts_the_fields(name: str, comm: str) -> None:
+    stat = parse_stat(corpus(f"stat-comm-{name}.txt"))
+    assert stat is not None
+    assert stat.comm == comm
+    assert stat.state == "R"
+    assert (stat.parent, stat.start_ticks > 100_000) == (30346, True)
+
+
+def test_a_recorded_status_gives_bytes_and_the_effective_user() -> None:
+    status = parse_status(corpus("status-6.18.txt"))
+    assert status.anon_bytes is not None
+    assert (status.swap_bytes, status.user_id, status.is_init) == (0, 0, False)
+    forged = parse_status(corpus("status-comm-newline.txt"))
+    assert forged.user_id == 0
+
+
+def test_reclaimable_is_clean_file_cache_and_slab_but_never_shmem() -> None:
+    cache = parse_memory_stat(corpus("memory.stat-v2-6.1.txt"), 2)
+    assert cache is not None
+    assert cache.reclaimable_bytes(thrashing=False) == (300 + 112 + 16 - 1 - 2) * MIB
+    assert cache.reclaimable_bytes(thrashing=True) == (300 + 16 - 1 - 2) * MIB
+
+
+def test_v1_counts_the_children_too() -> None:
+    cache = parse_memory_stat(corpus("memory.stat-v1-6.18.txt"), 1)
+    total = keyed(corpus("memory.stat-v1-6.18.txt"), b"total_inactive_file ")
+    assert cache is not None
+    assert cache.inactive_bytes == total
+    assert cache.slab_bytes == 0
+    assert cache.refaults
+
+
+@pytest.mark.parametrize("text", [b"max\n", b"9223372036854771712\n", b"18446744073709551615\n"])
+def test_the_kernels_spellings_of_no_limit(text: bytes) -> None:
+    assert parse_limit(text) == (None, True)
+
+
+@pytest.mark.parametrize("text", [b"", b"-1\n", b"lots\n", b"1e9\n", b"9" * 500])
+def test_a_limit_that_is_not_understood_is_not_taken_for_none(text: bytes) -> None:
+    assert parse_limit(text) == (None, False)
+
+
+@given(data=st.binary(max_size=4096))
+def test_any_bytes_at_all_give_a_value_or_none(data: bytes) -> None:
+    for parse in PARSERS:
+        parse(data)
+
+
+@given(
+    name=st.sampled_from(RECORDED),
+    cut=st.integers(0, 6000),
+    noise=st.binary(max_size=40),
+    at=st.integers(0, 6000),
+)
+def test_recorded_files_cut_off_and_broken_anywhere_give_a_value_or_none(
+    name: str, cut: int, noise: bytes, at: int
+) -> None:
+    data = corpus(name)[:cut]
+    for parse in PARSERS:
+        parse(data[:at] + noise + data[at:])
+
+
+@given(digits=st.integers(0, 10**60))
+def test_a_number_is_believed_below_two_to_the_63_only(digits: int) -> None:
+    assert keyed(b"oom_kill %d\n" % digits, b"oom_kill ") == (digits if digits < 2**63 else None)
+    value = keyed_kib(b"MemTotal:   %d kB\n" % digits, b"MemTotal:")
+    assert value == (digits * 1024 if digits * 1024 < 2**63 else None)
+
+
+def test_a_key_is_a_whole_word_at_the_start_of_a_line() -> None:
+    assert keyed(b"total_inactive_file 7\ninactive_file 5\n", b"inactive_file ") == 5
+    assert keyed(b"total_inactive_file 7\n", b"inactive_file ") is None

@@ -1,0 +1,146 @@
+"""The second look: a disruptive step is taken only if two looks in a row agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ollama_guard.core.model import (
+    HOST,
+    ApiReading,
+    CatalogueEntry,
+    DomainReading,
+    Mode,
+    OutcomeKind,
+    Request,
+    RunnerReading,
+    ServerReading,
+    Snapshot,
+)
+from ollama_guard.core.policy import GIB, MIB, OllamaPolicy, Policy
+from ollama_guard.core.state import Durable
+from ollama_guard.sentinel.mind import Mind, Told
+from ollama_guard.sentinel.sensors import Fact
+
+
+def runner(pid: int) -> RunnerReading:
+    return RunnerReading(
+        pid, pid * 10, 100.0, 50, proven=True, proof="a child", blob=f"sha256:{pid:064x}", anon_bytes=GIB,
+        shmem_bytes=0, file_bytes=0, swap_bytes=0, cpu_seconds=1.0,
+    )  # fmt: skip
+
+
+def view(available: int, *runners: RunnerReading) -> Snapshot:
+    server = ServerReading(50, 1, 0, "/", "a test")
+    return Snapshot(500.0, 1.7e9, (DomainReading(HOST, 4 * GIB, available),), (server,), runners)
+
+
+class ScriptedSenses:  # its methods are described by the protocol `Senses`
+    """Shows one prepared snapshot after the other; the last one stays."""
+
+    def __init__(self, *views: Snapshot) -> None:
+        self.views = list(views)
+        self.looks = 0
+
+    def sense(
+        self,
+        now: float,
+        wall: float,
+        api: ApiReading,
+        catalogue: tuple[CatalogueEntry, ...],
+        requests: tuple[Request, ...],
+        hands_alive: bool,  # noqa: FBT001 - the protocol's
+        hands_reason: str,
+    ) -> Snapshot:
+        """The next prepared snapshot."""
+        del now, wall, api, catalogue, hands_reason
+        self.looks += 1
+        shown = self.views.pop(0) if len(self.views) > 1 else self.views[0]
+        return replace(shown, now=500.0 + self.looks / 100, requests=requests, hands_alive=hands_alive)
+
+    def births(self, now: float) -> bool:
+        """Not needed here."""
+        raise NotImplementedError
+
+    def fds(self) -> Mapping[int, int]:
+        """Not needed here."""
+        raise NotImplementedError
+
+    def on_ready(self, fd: int, events: int) -> None:
+        """Not needed here."""
+        raise NotImplementedError
+
+    def still_the_same(self, pid: int, expected: RunnerReading) -> str:
+        """Not needed here."""
+        raise NotImplementedError
+
+    def capabilities(self) -> tuple[Fact, ...]:
+        """Not needed here."""
+        raise NotImplementedError
+
+    def reconfigure(self, policy: Policy) -> None:
+        """Not needed here."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Not needed here."""
+        raise NotImplementedError
+
+
+def test_calm_takes_one_look() -> None:
+    senses = ScriptedSenses(view(3 * GIB, runner(7)))
+    decision, wavered = Mind(Policy(), Durable(), senses).think(Told(), ())
+    assert (decision.actions, wavered, senses.looks) == ((), [], 1)
+
+
+def test_a_kill_that_both_looks_want_stands() -> None:
+    senses = ScriptedSenses(view(50 * MIB, runner(7)))
+    mind = Mind(Policy(), Durable(), senses)
+    decision, wavered = mind.think(Told(), ())
+    assert [action.pid for action in decision.actions] == [7]
+    assert (wavered, senses.looks) == ([], 2)
+    assert mind.state.in_flight == decision.actions
+
+
+def test_a_kill_that_the_second_look_does_not_want_is_not_done_and_said() -> None:
+    senses = ScriptedSenses(view(50 * MIB, runner(7)), view(3 * GIB, runner(7)))
+    mind = Mind(Policy(), Durable(), senses)
+    decision, wavered = mind.think(Told(), ())
+    assert decision.actions == ()
+    assert mind.state.in_flight == ()
+    assert wavered[0].name == "decision.held"
+    assert "changed its mind" in wavered[0].message
+
+
+def test_another_victim_at_the_second_look_needs_a_third_that_agrees() -> None:
+    senses = ScriptedSenses(view(50 * MIB, runner(7)), view(50 * MIB, runner(8)))
+    decision, wavered = Mind(Policy(), Durable(), senses).think(Told(), ())
+    assert [action.pid for action in decision.actions] == [8]
+    assert (len(wavered), senses.looks) == (1, 3)
+
+
+def test_looks_that_never_agree_do_nothing_and_leave_nothing_in_flight() -> None:
+    senses = ScriptedSenses(*(view(50 * MIB, runner(pid)) for pid in (7, 8, 9)))
+    mind = Mind(Policy(), Durable(), senses)
+    decision, _ = mind.think(Told(), ())
+    assert decision.actions == ()
+    assert mind.state.in_flight == ()
+    assert mind.state.finished[-1][1].kind is OutcomeKind.SKIPPED
+    assert mind.state.durable.fruitless_kills == ()
+
+
+def test_an_observer_takes_one_look_and_has_nothing_in_flight() -> None:
+    senses = ScriptedSenses(view(50 * MIB, runner(7)))
+    mind = Mind(Policy(ollama=OllamaPolicy(mode=Mode.OBSERVE)), Durable(), senses)
+    decision, _ = mind.think(Told(), ())
+    assert (decision.would, senses.looks, mind.state.in_flight) == (True, 1, ())
+
+
+def test_what_happened_is_told_once() -> None:
+    mind = Mind(Policy(), Durable(), ScriptedSenses(view(50 * MIB, runner(7))))
+    decision, _ = mind.think(Told(), ())
+    names = [event.name for event in mind.narrate(decision)]
+    assert "decision.made" in names
+    assert "level.changed" in names
+    decision, _ = mind.think(Told(), ())
+    assert "level.changed" not in [event.name for event in mind.narrate(decision)]

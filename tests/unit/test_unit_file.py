@@ -1,0 +1,110 @@
+"""The systemd unit: every line has its why, and systemd itself finds nothing wrong offline."""
+
+import configparser
+import json
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "systemd"
+UNIT = FOLDER / "ollama-guard.service"
+SLICE = FOLDER / "ollamaguard.slice"
+MOST_EXPOSURE = 1.5
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
+
+
+def directives(path: Path) -> dict[str, list[str]]:
+    """Each directive with its values in order."""
+    found: dict[str, list[str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line and line[0] not in "#[":
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_every_directive_has_its_why_above_it() -> None:
+    lines = UNIT.read_text(encoding="utf-8").splitlines()
+    self_explaining = ("Description", "Group")
+    for above, line in pairwise(lines):
+        if line and line[0] not in "#[" and line.partition("=")[0] not in self_explaining:
+            assert above.startswith("# "), line
+
+
+def test_the_files_are_well_formed() -> None:
+    for path in (UNIT, SLICE):
+        parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
+        parser.read(path, encoding="utf-8")
+        assert "Unit" in parser
+
+
+def test_what_the_guard_lives_by_is_there() -> None:
+    unit = directives(UNIT)
+    expected = {
+        "Type": "notify",
+        "NotifyAccess": "main",
+        "Restart": "always",
+        "StartLimitIntervalSec": "0",
+        "WatchdogSignal": "SIGKILL",
+        "LimitCORE": "0",
+        "LimitMEMLOCK": "infinity",
+        "KillMode": "mixed",
+        "RuntimeDirectory": "ollama-guard",
+        "RuntimeDirectoryPreserve": "yes",
+        "StateDirectory": "ollama-guard",
+        "AmbientCapabilities": "CAP_KILL",
+        "CapabilityBoundingSet": "CAP_KILL",
+        "SystemCallErrorNumber": "EPERM",
+        "ExecReload": "/bin/kill -HUP $MAINPID",
+        "Slice": SLICE.name,
+        "User": "ollama-guard",
+    }
+    for key, value in expected.items():
+        assert unit[key] == [value]
+    assert unit["ExecStart"][0].endswith("/ollama-guard run")
+    assert int(unit["WatchdogSec"][0].removesuffix("s")) >= 30
+    assert "process_mrelease" in unit["SystemCallFilter"][0]
+    assert unit["MemoryMin"] == directives(SLICE)["MemoryMin"]
+
+
+def test_it_can_see_the_processes_and_the_memory_of_others() -> None:
+    unit = directives(UNIT)
+    for hiding in ("ProtectProc", "ProcSubset", "PrivateUsers", "PrivatePIDs"):
+        assert hiding not in unit
+
+
+@needs_systemd
+def test_systemd_knows_every_directive(tmp_path: Path) -> None:
+    """The installed program is put in its place by a copy of the unit that names a program that exists here."""
+    copy = tmp_path / UNIT.name
+    text = UNIT.read_text(encoding="utf-8").replace("/usr/local/bin/ollama-guard run", "/bin/true")
+    copy.write_text(text, encoding="utf-8")
+    shutil.copy(SLICE, tmp_path)
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(copy)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    complaints = [line for line in result.stderr.splitlines() if tmp_path.name in line or "ollama" in line]
+    assert complaints == []
+
+
+@needs_systemd
+def test_its_exposure_is_small() -> None:
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager"]
+    shown = subprocess.run([*argv, str(UNIT)], capture_output=True, text=True, timeout=60, check=False)
+    last = shown.stdout.strip().splitlines()[-1]
+    assert float(last.split(":")[1].split()[0]) <= MOST_EXPOSURE, shown.stdout
+    argv.append("--json=short")
+    parts = subprocess.run(
+        [*argv, str(UNIT)], capture_output=True, text=True, timeout=60, check=True
+    )
+    rights = [
+        p["json_field"] for p in json.loads(parts.stdout) if p["exposure"] and "Capability" in p["json_field"]
+    ]
+    assert rights == ["CapabilityBoundingSet_CAP_KILL"]
