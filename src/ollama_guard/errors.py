@@ -3,7 +3,6 @@
 GuardError
 ├── ConfigError            the owner's file: which value, where, what is allowed   (exit 78)
 ├── ServiceUnavailable     the daemon, or what a command needs, is not there       (exit 69)
-├── AlreadyRunning         another guard holds the lock                            (exit 1)
 └── OllamaError            one call to Ollama's API failed; ``kind`` names how
     (kinds: refused, timeout, too_large, bad_answer, http_error, not_found, redirect)
 """
@@ -25,10 +24,6 @@ class ConfigError(GuardError):
 
 class ServiceUnavailable(GuardError):
     """What was asked for needs something that is not running or not reachable."""
-
-
-class AlreadyRunning(GuardError):
-    """Another guard holds the lock of this runtime directory."""
 
 
 class OllamaError(GuardError):

@@ -182,7 +182,8 @@ def run(
         f"#!{sys.executable}\n"
         "import json, os, sys\n"
         "fd = int(sys.argv[sys.argv.index('--policy-fd') + 1])\n"
-        "print(json.dumps({'argv': sys.argv[1:], 'pid': os.getpid(), 'policy': os.read(fd, 10**6).decode()}))\n"
+        "given = {'argv': sys.argv[1:], 'pid': os.getpid(), 'policy': os.read(fd, 10**6).decode()}\n"
+        "print(json.dumps(given))\n"
     )
     successor.chmod(0o755)
     main = f"import os, sys; print(os.getpid(), flush=True); sys.executable = {str(successor)!r}; {MAIN}"

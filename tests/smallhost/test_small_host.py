@@ -24,6 +24,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 MEMORY = 4 * GIB
 NEIGHBOUR = 300 * MIB
+JOB = 2700 * MIB
 
 
 def job_beside_ollama(
@@ -40,23 +41,25 @@ def job_beside_ollama(
             guard = stack.enter_context(Guard(server.url, launcher=host.popen))
             guard.wait_guarding(host.inner_pid(server.pid))
         server.load("big")
-        seconds = 120.0 if soak else 12.0
+        # The answer outlasts the job: an idle model is fair game, and tiny is idle once it has answered.
+        seconds = 120.0 if soak else 5.0 + 1.5 * JOB / rate
         client = stack.enter_context(StreamingClient.lasting(server.url, "tiny", seconds))
         assert client.wait_streaming()
         if guard is not None:
             guard.wait(lambda: guard.model_states().get("big") == "idle", 15, "big is idle")
         job = stack.enter_context(Hog(host.popen))
         kills = host.oom_kills()
-        job.grow(2700 * MIB, rate)
+        job.grow(JOB, rate)
         finished = job.wait(60)
         time.sleep(1.0)
-        answer = client.wait(seconds * 6)
+        loaded = set(server.runner_pids())
+        answer = client.wait(seconds * 6) if guarded else client.answer
         return {
             "job finished": finished,
             "answer finished": answer.finished,
             "answer": answer,
             "neighbour lives": alive(neighbour.pid),
-            "loaded": set(server.runner_pids()),
+            "loaded": loaded,
             "oom kills": host.oom_kills() - kills,
             "log": guard.tail(60) if guard else "",
         }

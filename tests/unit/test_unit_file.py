@@ -81,7 +81,7 @@ def test_it_can_see_the_processes_and_the_memory_of_others() -> None:
 
 @needs_systemd
 def test_systemd_knows_every_directive(tmp_path: Path) -> None:
-    """The installed program is put in its place by a copy of the unit that names a program that exists here."""
+    """The unit is checked as a copy that starts a program which exists here."""
     copy = tmp_path / UNIT.name
     text = UNIT.read_text(encoding="utf-8").replace("/usr/local/bin/ollama-guard run", "/bin/true")
     copy.write_text(text, encoding="utf-8")
@@ -101,9 +101,7 @@ def test_its_exposure_is_small() -> None:
     last = shown.stdout.strip().splitlines()[-1]
     assert float(last.split(":")[1].split()[0]) <= MOST_EXPOSURE, shown.stdout
     argv.append("--json=short")
-    parts = subprocess.run(
-        [*argv, str(UNIT)], capture_output=True, text=True, timeout=60, check=True
-    )
+    parts = subprocess.run([*argv, str(UNIT)], capture_output=True, text=True, timeout=60, check=True)
     rights = [
         p["json_field"] for p in json.loads(parts.stdout) if p["exposure"] and "Capability" in p["json_field"]
     ]

@@ -87,4 +87,6 @@ def _tell(document: Mapping[str, Any], *, as_json: bool) -> None:
 
 def _would(decision: Mapping[str, Any]) -> str:
     reason = decision["reason"]
-    return one_line(f"now        {reason if decision['rung'] == 'none' else decision['rung'] + ': ' + reason}")
+    return one_line(
+        f"now        {reason if decision['rung'] == 'none' else decision['rung'] + ': ' + reason}"
+    )

@@ -54,19 +54,20 @@ def choose(scene: Scene) -> Draft:
 def _relieve(scene: Scene, reading: DomainReading) -> Draft:
     """Relief of one domain that is short: how much is missing, and the mildest rung that brings it.
 
-    A forecast may call a level before anything is missing for it; what is missing for the milder levels
-    is brought all the same, for the greatest danger may not mean the least to do.
+    A forecast may call a level before its threshold is crossed. Then soft and hard count as crossed now,
+    so that the idle go while there is time; a kill waits until something is missing for critical.
     """
     facts = situation(scene, reading)
     for urgent in range(scene.domain(reading.name).urgent, Level.OK, -1):
         level = Level(urgent)
-        target = scene.threshold(reading, level) + scene.policy.min_reclaim_bytes(reading.capacity_bytes or 0)
+        threshold, available = scene.threshold(reading, level), reading.available_bytes or 0
+        target = threshold + scene.policy.min_reclaim_bytes(reading.capacity_bytes or 0)
         coming = (
             scene.coming_in_time_bytes(reading)
             if level is Level.CRITICAL
             else scene.coming_bytes(reading.name, drains=True)
         )
-        need = target - (reading.available_bytes or 0) - coming
+        need = target - coming - (available if level is Level.CRITICAL else min(available, threshold))
         if need > 0:
             return _bring(scene, reading, level, need, facts)
         if coming:
@@ -118,7 +119,9 @@ def _drain(scene: Scene, reading: DomainReading, need: int, facts: str) -> Draft
 def _kill(scene: Scene, reading: DomainReading, need: int, facts: str) -> Draft:
     if _wait_for_the_dying(scene, reading):
         return Draft(Rung.HOLD, f"{facts}: waiting for the killed runner to be gone", domain=reading.name)
-    victim = victims.to_kill(scene, reading, need, _least(scene, reading, need))
+    need += _lost_meanwhile(scene, reading, need)
+    least = max(1, need - scene.policy.min_reclaim_bytes(reading.capacity_bytes or 0))
+    victim = victims.to_kill(scene, reading, need, least)
     if victim is None:
         return Draft(Rung.HOLD, f"{facts}: hold, {_why_nobody(scene, reading)}", domain=reading.name)
     refusal = budgets.refusal(scene, reading)
@@ -136,13 +139,10 @@ def _wait_for_the_dying(scene: Scene, reading: DomainReading) -> bool:
     return any(not scene.too_late(action, reading) for action in dying)
 
 
-def _least(scene: Scene, reading: DomainReading, need: int) -> int:
-    """Bytes that end the emergency: back above critical, with what is lost while a runner dies."""
-    policy = scene.policy
+def _lost_meanwhile(scene: Scene, reading: DomainReading, need: int) -> int:
+    """Bytes that others will have taken before a killed runner has given back its own."""
     falling = max(0.0, -(scene.domain(reading.name).slope_bytes_per_second or 0.0))
-    lost = falling * kill_seconds(policy, scene.state.rates, need)
-    least = need - policy.min_reclaim_bytes(reading.capacity_bytes or 0) + int(lost)
-    return min(max(least, 1), need)
+    return int(falling * kill_seconds(scene.policy, scene.state.rates, need))
 
 
 def situation(scene: Scene, reading: DomainReading) -> str:

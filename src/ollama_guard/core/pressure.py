@@ -113,8 +113,12 @@ def seconds_to(available_bytes: int, threshold_bytes: int, slope: float | None) 
 def _remember(
     samples: tuple[tuple[float, int], ...], now: float, available: int
 ) -> tuple[tuple[float, int], ...]:
-    if samples and now - samples[-1][0] < SAMPLE_SPACING_SECONDS:
-        return samples if now <= samples[-1][0] else (*samples[:-1], (now, available))
+    if samples and now <= samples[-1][0]:
+        return samples
+    # The newest sample moves on until it is far enough from the one before it, so that even the fastest
+    # ticks make history.
+    if len(samples) > 1 and now - samples[-2][0] < SAMPLE_SPACING_SECONDS:
+        return (*samples[:-1], (now, available))
     kept = tuple(sample for sample in samples if now - sample[0] <= 2 * SLOPE_WINDOW_SECONDS)
     # When ticks are far apart the last sample is still worth more than nothing.
     return (*(kept or samples[-1:]), (now, available))

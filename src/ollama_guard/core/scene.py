@@ -102,11 +102,14 @@ class Scene:
     def too_late(self, action: Action, reading: DomainReading) -> bool:
         """Whether an action is overdue, or memory will be at its end before it is done.
 
-        One that has had its expected time is taken to need half of it again.
+        One that has had its expected time is taken to need half of it again. A killed runner gives its
+        memory back bit by bit, so it is trusted for twice its time before another has to die as well.
         """
         if self.overdue(action):
             return True
         expected = expected_seconds(self.policy, self.state.rates, action)
+        if action.kind is ActionKind.KILL and self.age(action) < 2 * expected:
+            return False
         left = self.seconds_to_exhaustion(reading)
         return left is not None and max(expected - self.age(action), expected / 2) > left
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from ollama_guard.core.codec import from_plain
 from ollama_guard.core.model import Mode
 from ollama_guard.core.policy import Policy
-from ollama_guard.errors import AlreadyRunning
 from ollama_guard.sentinel import lock
 from ollama_guard.sentinel.journal import open_journal
 from ollama_guard.sentinel.loop import Loop
@@ -37,7 +36,7 @@ def main(argv: list[str]) -> int:
         return _refuse(f"the policy on descriptor {options.policy_fd} can't be read: {error}", EXIT_CONFIG)
     try:
         lock.take(Path(options.runtime_dir) / "lock")
-    except AlreadyRunning as error:
+    except lock.AlreadyRunning as error:
         return _refuse(str(error), EXIT_FAILED)
     except OSError as error:
         return _refuse(

@@ -6,7 +6,9 @@ import fcntl
 import os
 from pathlib import Path
 
-from ollama_guard.errors import AlreadyRunning
+
+class AlreadyRunning(Exception):
+    """Another guard holds the lock of this runtime directory."""
 
 
 def take(path: Path) -> int:

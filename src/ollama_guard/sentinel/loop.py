@@ -9,7 +9,16 @@ import traceback
 from collections import deque
 
 from ollama_guard.core.events import Event, Priority
-from ollama_guard.core.model import Action, ActionKind, Decision, Level, Outcome, OutcomeKind, Request
+from ollama_guard.core.model import (
+    Action,
+    ActionKind,
+    ApiReading,
+    Decision,
+    Level,
+    Outcome,
+    OutcomeKind,
+    Request,
+)
 from ollama_guard.core.policy import Policy
 from ollama_guard.sentinel import clock
 from ollama_guard.sentinel.answers import Answers
@@ -141,7 +150,9 @@ class Loop:
     def _on_message(self, message: Message) -> None:
         match message:
             case ApiObserved():
-                self.told.api = message.api
+                old, self.told.api = self.told.api, message.api
+                if _same_news(old, message.api):  # the next tick that is due anyway is early enough
+                    return
             case CatalogueObserved():
                 self.told.catalogue = message.entries
             case RequestPosted() if len(self._requests) < REQUESTS_LIMIT:
@@ -240,3 +251,10 @@ class Loop:
         self.outfit.tell(Event("guard.warned", f"{again}: {error!r} in {line}", Priority.ERROR))
         # A descriptor whose handler breaks is ready again at once: don't spin on it.
         time.sleep(SHORTEST_TICK_SECONDS)
+
+
+def _same_news(old: ApiReading, new: ApiReading) -> bool:
+    """Whether an observation differs from the last in its times only."""
+    return (old.error, old.version, old.loaded_error) == (new.error, new.version, new.loaded_error) and {
+        (model.name, model.blob) for model in old.loaded
+    } == {(model.name, model.blob) for model in new.loaded}

@@ -41,7 +41,11 @@ def blob_of(name: str) -> str:
 
 @dataclass(slots=True)
 class Model:
-    """A made-up model process: ``taken`` of ``size`` bytes are in memory; it loads at ``rate`` bytes/s."""
+    """A made-up model process: ``taken`` of ``size`` bytes are in memory; it loads at ``rate`` bytes/s.
+
+    ``foreseen`` is what its blob's size says where that is not ``size`` (a cache that is touched lazily);
+    ``inside`` False puts it outside the limited container; ``dies`` False makes it hang in the kernel.
+    """
 
     name: str
     size: int
@@ -53,6 +57,11 @@ class Model:
     busy: bool = False
     cpu_seconds: float = 0.0
     honours_unload: bool = True
+    foreseen: int | None = None
+    known: bool = True
+    inside: bool = True
+    dies: bool = True
+    swapped: int = 0
     gone_at: float | None = None
 
     @property
@@ -85,7 +94,9 @@ class World:
     oom_kills: int = 0
     catalogue: dict[str, CatalogueEntry] = field(default_factory=dict, repr=False)
 
-    def load(self, name: str, size: int, *, loaded: bool = True, busy: bool = False, aliases: tuple[str, ...] = ()) -> Model:
+    def load(
+        self, name: str, size: int, *, loaded: bool = True, busy: bool = False, aliases: tuple[str, ...] = ()
+    ) -> Model:
         """Bring up a runner; ``loaded`` False begins a load in flight."""
         pid = SERVER_PID + 1 + len(self.models) + len(self.outcomes)
         age = 300.0 if loaded else 0.0
@@ -103,12 +114,17 @@ class World:
         """Bytes in use on the host."""
         return self.other + self.hog_taken + sum(m.taken for m in self.models)
 
+    @property
+    def used_inside(self) -> int:
+        """Bytes in use in the limited container, where the hog lives too."""
+        return self.hog_taken + sum(m.taken for m in self.models if m.inside)
+
     def snapshot(self) -> Snapshot:
         """What the sensors and hands would say now."""
         available = max(0, self.capacity - self.used)
         domains = [DomainReading(HOST, self.capacity, available, oom_kills=self.oom_kills)]
         if self.limit is not None:
-            inside = self.hog_taken + sum(m.taken for m in self.models)
+            inside = self.used_inside
             domains.append(DomainReading(CONTAINER, self.limit, min(available, max(0, self.limit - inside))))
         names = tuple(domain.name for domain in domains)
         answered = self.now if self.api_silent_since is None else self.api_silent_since
@@ -117,7 +133,7 @@ class World:
             wall=1.7e9 + self.now,
             domains=tuple(domains),
             servers=(ServerReading(SERVER_PID, 1, 0, "/ollama", "argv says serve"),),
-            runners=tuple(self._runner(model, names) for model in self.models),
+            runners=tuple(self._runner(model, names if model.inside else (HOST,)) for model in self.models),
             api=ApiReading(
                 probed_at=self.now,
                 answered_at=answered,
@@ -138,13 +154,13 @@ class World:
             server_pid=SERVER_PID,
             proven=True,
             proof="child of the server",
-            blob=blob_of(model.name),
-            blob_bytes=model.size,
+            blob=blob_of(model.name) if model.known else None,
+            blob_bytes=(model.foreseen or model.size) if model.known else None,
             context_tokens=4096,
             anon_bytes=model.taken,
             shmem_bytes=0,
             file_bytes=10 * MIB,
-            swap_bytes=0,
+            swap_bytes=model.swapped,
             cpu_seconds=model.cpu_seconds,
             process_state="S",
             domains=domains,
@@ -164,7 +180,7 @@ class World:
             elif model.busy:
                 model.cpu_seconds += seconds
         self.models = [m for m in self.models if m.gone_at is None or m.gone_at > self.now]
-        over_limit = self.limit is not None and self.used - self.other > self.limit
+        over_limit = self.limit is not None and self.used_inside > self.limit
         if self.used > self.capacity or over_limit:
             self.oom_kills += 1
             self.hog_taken = self.hog_target = 0
@@ -183,9 +199,14 @@ class World:
         victim = next((m for m in self.models if m.pid == action.pid), None)
         if victim is None:
             return
-        if action.kind is ActionKind.KILL:
+        if action.kind is ActionKind.KILL and victim.dies:
             victim.gone_at = self.now + self.kill_seconds
-        elif victim.honours_unload and not victim.busy and not victim.loading:
+        elif (
+            action.kind is ActionKind.UNLOAD
+            and victim.honours_unload
+            and not victim.busy
+            and not victim.loading
+        ):
             victim.gone_at = self.now + self.unload_seconds
 
     def settle(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
@@ -64,28 +64,37 @@ steps = st.builds(
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tale:
-    """A world and what is to happen in it."""
+    """A host, what is loaded on it as (name, size, busy), and what is to happen."""
 
-    world: World
-    steps: list[Step] = field(default_factory=list)
+    capacity: int
+    limit: int | None
+    policy: Policy
+    loaded: tuple[tuple[str, int, bool], ...]
+    steps: tuple[Step, ...]
+
+    def begin(self) -> World:
+        """The host three seconds after the guard's start."""
+        world = World(capacity=self.capacity, other=self.capacity // 8, limit=self.limit, policy=self.policy)
+        for name, size, busy in self.loaded:
+            world.load(name, size, busy=busy)
+        world.play(3)
+        return world
 
 
 @st.composite
 def tales(draw: st.DrawFn, policy: st.SearchStrategy[Policy] = policies) -> Tale:
-    """A small host with one or two loaded models, and up to ten things that happen to it."""
+    """A small host with up to three loaded models, and up to ten things that happen to it."""
     capacity = draw(st.sampled_from([512 * MIB, 4 * GIB, 15 * GIB]))
-    world = World(
+    names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=3))
+    return Tale(
         capacity=capacity,
-        other=capacity // 8,
         limit=draw(st.sampled_from([None, None, capacity // 2])),
         policy=draw(policy),
+        loaded=tuple((name, capacity // draw(st.integers(4, 12)), draw(st.booleans())) for name in names),
+        steps=tuple(draw(st.lists(steps, min_size=1, max_size=10))),
     )
-    for name in draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=3)):
-        world.load(name, capacity // draw(st.integers(4, 12)), busy=draw(st.booleans()))
-    world.play(3)
-    return Tale(world, draw(st.lists(steps, min_size=1, max_size=10)))
 
 
 def happen(world: World, step: Step) -> None:

@@ -34,6 +34,7 @@ from ollama_guard.core.scene import Scene, killable
 from ollama_guard.core.state import Durable, State
 from ollama_guard.core.status import view
 from ollama_guard.core.victims import mercy_seconds
+from ollama_guard.testing.scenario import World
 from unit.core.strategies import Tale, enforcing, garbage, happen, outcomes, policies, tales
 
 CONTRACT_KEYS = {
@@ -69,9 +70,9 @@ class Moment:
         return max((d.urgent for d in self.after.domains.values()), default=Level.OK)
 
 
-def told(tale: Tale) -> Iterator[Moment]:
-    """Every tick of a tale."""
-    world = tale.world
+def told(tale: Tale, world: World | None = None) -> Iterator[Moment]:
+    """Every tick of a tale, in a world that is as it began or was changed since."""
+    world = world or tale.begin()
     for step in tale.steps:
         happen(world, step)
         for _ in range(step.ticks):
@@ -86,17 +87,17 @@ def told(tale: Tale) -> Iterator[Moment]:
 
 @given(tales())
 def test_it_never_acts_while_observing(tale: Tale) -> None:
-    tale.world.with_policy(ollama=OllamaPolicy(mode=Mode.OBSERVE))
-    for moment in told(tale):
+    observing = replace(tale, policy=replace(tale.policy, ollama=OllamaPolicy(mode=Mode.OBSERVE)))
+    for moment in told(observing):
         assert not moment.after.in_flight
         assert moment.decision.would == bool(moment.decision.actions)
 
 
 @given(tales(enforcing))
 def test_it_never_acts_while_paused(tale: Tale) -> None:
-    until = tale.world.now + 1e6
-    tale.world.state = State(durable=Durable(pause_until_at=until))
-    for moment in told(tale):
+    world = tale.begin()
+    world.state = State(durable=Durable(pause_until_at=world.now + 1e6))
+    for moment in told(tale, world):
         assert not moment.after.in_flight
         assert moment.decision.would == bool(moment.decision.actions)
 
@@ -111,7 +112,7 @@ def test_it_never_acts_while_blind(tale: Tale, unread: bool) -> None:  # noqa: F
             if unread
             else replace(moment.snapshot, blind=("whose pid 7 is",))
         )
-        _, decision = decide(tale.world.policy, moment.before, blinded)
+        _, decision = decide(tale.policy, moment.before, blinded)
         assert decision.rung is Rung.HOLD
         assert not decision.actions
         assert "blind" in decision.reason
@@ -156,10 +157,12 @@ def test_a_busy_runner_is_never_chosen_while_idle_ones_suffice(tale: Tale) -> No
 @given(tales(enforcing), st.integers(0, 40))
 def test_at_host_critical_a_kill_that_frees_bytes_is_never_refused(tale: Tale, spent: int) -> None:
     """Whatever the budgets say; only relief that is in time, or a runner that is dying, may be waited for."""
-    now = tale.world.now
-    durable = Durable(fruitless_kills=tuple(now - n for n in range(spent)))
-    tale.world.state = replace(tale.world.state, durable=durable)
-    for moment in told(tale):
+    world = tale.begin()
+    durable = replace(
+        world.state.durable, fruitless_kills=tuple(world.now - n for n in reversed(range(spent)))
+    )
+    world.state = replace(world.state, durable=durable)
+    for moment in told(tale, world):
         scene, reading = moment.scene, moment.snapshot.domains[0]
         if scene.domain(HOST).raw is not Level.CRITICAL or moment.decision.rung is not Rung.HOLD:
             continue
@@ -190,7 +193,7 @@ def test_a_level_that_was_reached_stays_for_a_whole_transition(tale: Tale) -> No
                     needed[name, level] = now
             was = levels.get(name, Level.OK)
             for fallen in range(domain.level + 1, was + 1):
-                assert now - needed[name, Level(fallen)] >= tale.world.policy.transition_seconds
+                assert now - needed[name, Level(fallen)] >= tale.policy.transition_seconds
             levels[name] = domain.level
 
 
@@ -198,7 +201,7 @@ def test_a_level_that_was_reached_stays_for_a_whole_transition(tale: Tale) -> No
 @given(tales())
 def test_the_same_snapshot_gives_the_same_decision(tale: Tale) -> None:
     for moment in told(tale):
-        again = decide(tale.world.policy, moment.before, moment.snapshot)
+        again = decide(tale.policy, moment.before, moment.snapshot)
         assert again == (moment.after, moment.decision)
 
 
@@ -220,7 +223,7 @@ def test_actions_name_a_proven_runner_of_this_snapshot_once_and_ids_never_repeat
 @given(tales())
 def test_what_is_told_and_shown_is_well_formed(tale: Tale) -> None:
     for moment in told(tale):
-        assert_presentable(tale.world.policy, moment.before, moment.after, moment.decision, moment.snapshot)
+        assert_presentable(tale.policy, moment.before, moment.after, moment.decision, moment.snapshot)
 
 
 @settings(max_examples=250)
@@ -290,8 +293,6 @@ def explained(path: str, unknown: dict[str, str]) -> bool:
 
 @given(st.integers(1, 600), st.sampled_from([Rung.UNLOAD_IDLE, Rung.KILL_RUNNER]))
 def test_two_names_of_one_blob_are_one_victim(idle_seconds: int, rung: Rung) -> None:
-    from ollama_guard.testing.scenario import World  # noqa: PLC0415 - beside its only use
-
     world = World(other=500 * MIB)
     world.load("a:1", 1536 * MIB, aliases=("b:2",))
     world.play(5)

@@ -1,5 +1,6 @@
 """Whose a process is, over a /proc of files: servers, runners, orphans, and all those who only look alike."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -80,16 +81,14 @@ def test_a_users_own_llama_server_is_never_listed(tree: Tree, watch: Watch, pare
     assert [runner.pid for runner in watch().settle().runners] == [70]
 
 
-def test_a_runner_is_seen_unproven_until_its_command_line_is_read(tree: Tree, watch: Watch) -> None:
+def test_a_newborn_is_seen_at_the_cheap_look_and_proven_soon_after(tree: Tree, watch: Watch) -> None:
     tree.server(50)
     watcher = watch()
     watcher.settle()
     tree.process(70, "llama-server", llama_server(), parent=50)
     assert watcher.sensors.births(watcher.now + 0.1)
-    (newborn,) = watcher.look().runners
-    assert (newborn.proven, newborn.blob) == (False, None)
-    (known,) = watcher.settle().runners
-    assert (known.proven, known.key) == (True, newborn.key)
+    (known,) = watcher.settle(0.15).runners
+    assert (known.proven, known.key) == (True, (70, 1000))
 
 
 def test_between_fork_and_exec_a_child_still_shows_its_servers_argv(tree: Tree, watch: Watch) -> None:
@@ -275,3 +274,22 @@ def test_a_name_with_control_characters_and_a_crowd_are_no_obstacle(tree: Tree, 
     for pid in range(1000, 2000):
         tree.process(pid, "x) R 1 (\n", parent=-1, cgroup=CGROUP)
     assert [runner.pid for runner in watch().settle().runners] == [70]
+
+
+def test_the_tick_never_opens_what_can_hang(tree: Tree, watch: Watch) -> None:
+    """Command lines, environments and smaps take the target's memory lock: only the witness reads one."""
+    opened: set[str] = set()
+    watching = False
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open":
+            opened.add(str(arguments[0]).rsplit("/", 1)[-1])
+
+    sys.addaudithook(note)
+    with_runner(tree)
+    watcher = watch()
+    watching = True
+    assert watcher.settle().runners[0].proven
+    watching = False
+    assert {"stat", "status", "meminfo", "children"} <= opened
+    assert not opened & {"cmdline", "environ", "smaps", "smaps_rollup", "maps", "exe"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ollama_guard.sentinel.sensors.witness import ANSWER_SECONDS, Answer, Witness, testify
+from ollama_guard.sentinel.sensors.witness import ANSWER_SECONDS, Answer, Witness, give_evidence
 from unit.sensors.sensor_tree import BLOB, Tree, Watcher, llama_server
 
 
@@ -33,7 +33,7 @@ Start = Callable[..., Witness]
 def start(tree: Tree) -> Iterator[Start]:
     started: list[Witness] = []
 
-    def begin(work: Callable[[str, socket.socket], None] = testify) -> Witness:
+    def begin(work: Callable[[str, socket.socket], None] = give_evidence) -> Witness:
         started.append(Witness(str(tree.proc), work=work))
         return started[-1]
 
@@ -150,7 +150,9 @@ def test_a_child_of_a_server_that_can_not_be_read_makes_blind_and_says_so(
     tree.process(70, "llama-server", llama_server(), parent=50)
     watcher.sensors._witness._work = hang
     watcher.sensors._witness._drop_child()
-    assert watcher.look(0.5).blind == ()
+    early = watcher.look(0.5)
+    assert early.blind == ()
+    assert [(runner.proven, runner.blob) for runner in early.runners] == [(False, None)]
     watcher.look(1.0)
     (sentence,) = watcher.look(2.0).blind
     assert "process 70" in sentence

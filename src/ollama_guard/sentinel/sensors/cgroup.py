@@ -117,8 +117,10 @@ class CgroupLevel:
     def read(self, now: float, ceiling_bytes: int) -> LevelReading:
         """Read this level; a limit of ``ceiling_bytes`` (the host's memory) and more is none."""
         limit, reason = self._limit(now)
+        if reason:
+            return LevelReading(limit, None, reason)
         if limit is None or limit >= ceiling_bytes:
-            return LevelReading(reason=reason)
+            return LevelReading()
         current, stat = self._current.read(), self._stat.read()
         used = None if current is None else number(current)
         cache = None if stat is None else parse_memory_stat(stat, self.version)

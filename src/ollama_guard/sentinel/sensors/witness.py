@@ -74,7 +74,7 @@ class Witness:
     ) -> None:
         self._proc = proc
         self._on_open, self._on_close = on_open, on_close
-        self._work = testify if work is None else work
+        self._work = give_evidence if work is None else work
         self._child: children.Child | None = None
         self._socket: socket.socket | None = None
         self._unreaped: list[children.Child] = []
@@ -221,7 +221,7 @@ class Witness:
             self._unreaped.remove(child)
 
 
-def testify(proc: str, theirs: socket.socket) -> None:
+def give_evidence(proc: str, theirs: socket.socket) -> None:
     """The child: answer questions until end of file."""
     kernel.lock_memory()  # as far as allowed: it is asked for when memory is short
     gc.disable()  # a collection would touch, and so copy, every page that is shared with the parent

@@ -1,0 +1,260 @@
+"""The sensors over this machine's own /proc and cgroups: real processes, births, deaths, orphans."""
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from beds import BedUnavailable
+from beds.cgroups import MemoryCgroup
+from ollama_guard.core.model import ApiReading, RunnerReading, Snapshot
+from ollama_guard.core.policy import OllamaPolicy, Policy
+from ollama_guard.sentinel.sensors import Sensors
+from ollama_guard.sentinel.sensors.psi import Trigger
+from ollama_guard.sentinel.sensors.watches import Watches
+
+PATIENCE_SECONDS = 10.0
+DIGEST = "c" * 64
+MIB = 1024**2
+
+
+class Machine:
+    """A shell that goes by the name and command line of `ollama serve`, with real children."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.models = folder / "models"
+        blobs = self.models / "blobs"
+        blobs.mkdir(parents=True)
+        self.blob = blobs / f"sha256-{DIGEST}"
+        self.blob.write_bytes(b"x" * 4096)
+        self.program = folder / "ollama"
+        self.program.symlink_to("/bin/bash")
+        os.mkfifo(folder / "orders")
+        os.mkfifo(folder / "never")
+        command = f'"{self.program}" runner --model "{self.blob}" --ctx-size 2048 --port 5 &\n'
+        (folder / "serve").write_text(f"exec 4<>orders\nwhile read -r -u 4 order; do\n{command}done\n")
+        (folder / "runner").write_text("exec 5<>never\nread -r -u 5\n")
+        self.started: subprocess.Popen[bytes] | None = None
+
+    def serve(self) -> int:
+        """Start the server; its PID."""
+        self.started = subprocess.Popen([str(self.program), "serve"], cwd=self.folder, start_new_session=True)
+        return self.started.pid
+
+    def load(self) -> None:
+        """Have the server start a runner."""
+        with (self.folder / "orders").open("r+b", buffering=0) as orders:
+            orders.write(b"load\n")
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while not self.runners() and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    def runners(self) -> list[int]:
+        """PIDs of the shells that say `runner`, whoever their parent is."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                argv = process.cmdline()
+            except psutil.Error:
+                continue
+            if argv[:2] == [str(self.program), "runner"]:
+                found.append(process.pid)
+        return found
+
+    def stop(self) -> None:
+        """End everything that was started."""
+        for pid in self.runners():
+            os.kill(pid, signal.SIGKILL)
+        if self.started is not None:
+            self.started.kill()
+            self.started.wait()
+
+
+class Guarded:
+    """Sensors that are waited on as the loop does it: by epoll, else every 100 ms."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.sensors = Sensors(policy)
+
+    def until(self, server_pid: int | None, runners: int, *, proven: bool = True) -> Snapshot:
+        """Look until this server has so many runners."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            snapshot = self.look()
+            mine = [r for r in snapshot.runners if r.proven is proven and r.blob == f"sha256:{DIGEST}"]
+            served = server_pid is None or server_pid in {server.pid for server in snapshot.servers}
+            if served and len(mine) == runners:
+                return snapshot
+            self.wait(0.1)
+        raise AssertionError(f"never saw {runners} runners of {server_pid}: {snapshot}")
+
+    def look(self) -> Snapshot:
+        """One full reading."""
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return self.sensors.sense(now, time.time(), ApiReading(), (), (), hands_alive=True, hands_reason="")
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep on the sensors' descriptors; whether one of them woke us."""
+        with select.epoll() as loop:
+            for fd, events in self.sensors.fds().items():
+                loop.register(fd, events)
+            woken = loop.poll(seconds)
+            for fd, events in woken:
+                self.sensors.on_ready(fd, events)
+        return bool(woken)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    yield machine
+    machine.stop()
+
+
+@pytest.fixture
+def guarded() -> Iterator[Guarded]:
+    guarded = Guarded(Policy())
+    yield guarded
+    guarded.sensors.close()
+
+
+def mine(snapshot: Snapshot) -> RunnerReading:
+    """The one runner of the test's own machine."""
+    (runner,) = [r for r in snapshot.runners if r.blob == f"sha256:{DIGEST}"]
+    return runner
+
+
+def test_a_real_birth_is_proven_and_dated_in_boottime(machine: Machine, guarded: Guarded) -> None:
+    server = machine.serve()
+    guarded.until(server, 0)
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    machine.load()
+    snapshot = guarded.until(server, 1)
+    after = time.clock_gettime(time.CLOCK_BOOTTIME)
+    runner = mine(snapshot)
+    (pid,) = machine.runners()
+    assert (runner.pid, runner.server_pid, runner.context_tokens) == (pid, server, 2048)
+    assert before - 0.02 <= runner.born_at <= after
+    assert (runner.anon_bytes or 0) > 100_000
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while runner.blob_bytes is None and time.monotonic() < deadline:
+        guarded.wait(0.05)
+        runner = mine(guarded.look())
+    assert runner.blob_bytes == 4096
+    assert guarded.sensors.still_the_same(pid, runner) == ""
+
+
+def test_a_death_wakes_the_loop_by_itself(machine: Machine, guarded: Guarded) -> None:
+    server = machine.serve()
+    machine.load()
+    guarded.until(server, 1)
+    while guarded.wait(0.05):  # answers that are still under way
+        guarded.look()
+    (pid,) = machine.runners()
+    os.kill(pid, signal.SIGKILL)
+    started = time.monotonic()
+    assert guarded.wait(5.0)
+    assert time.monotonic() - started < 1.0
+    guarded.until(server, 0)
+
+
+def test_a_killed_server_leaves_a_proven_orphan_and_its_successor_is_found(
+    machine: Machine, guarded: Guarded
+) -> None:
+    server = machine.serve()
+    machine.load()
+    before = mine(guarded.until(server, 1))
+    assert machine.started is not None
+    machine.started.kill()
+    machine.started.wait()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    orphan = before
+    while orphan.server_pid is not None and time.monotonic() < deadline:
+        guarded.wait(0.05)
+        orphan = mine(guarded.look())
+    assert (orphan.key, orphan.proven, orphan.server_pid) == (before.key, True, None)
+    assert guarded.sensors.still_the_same(orphan.pid, orphan) == ""
+    started = time.monotonic()
+    again = machine.serve()
+    guarded.until(again, 1)
+    assert time.monotonic() - started < 2.0
+
+
+def test_another_users_server_is_left_alone(machine: Machine) -> None:
+    guarded = Guarded(Policy(ollama=OllamaPolicy(user_id=os.getuid() + 1)))
+    try:
+        server = machine.serve()
+        for _ in range(5):
+            assert server not in {known.pid for known in guarded.look().servers}
+            guarded.wait(0.2)
+    finally:
+        guarded.sensors.close()
+
+
+def test_the_host_is_read_as_psutil_reads_it(guarded: Guarded) -> None:
+    host = guarded.look().domains[0]
+    memory = psutil.virtual_memory()
+    assert host.reason == ""
+    assert host.capacity_bytes == memory.total
+    assert host.available_bytes == pytest.approx(memory.available, rel=0.1)
+
+
+def test_a_memory_limit_is_found_with_its_trigger_and_its_removal_never_spins(
+    machine: Machine, guarded: Guarded
+) -> None:
+    limit = 300 * MIB
+    try:
+        cgroup = MemoryCgroup(limit, "sensors")
+    except BedUnavailable as reason:
+        pytest.skip(str(reason))
+    with cgroup:
+        server = machine.serve()
+        cgroup.add(server)
+        machine.load()
+        snapshot = guarded.until(server, 1)
+        (domain,) = [d for d in snapshot.domains if d.path == str(cgroup.path)]
+        assert domain.capacity_bytes == limit
+        assert 0 < (domain.available_bytes or 0) <= limit
+        assert mine(snapshot).domains == ("host", domain.name)
+        assert domain.oom_kills == 0
+        machine.stop()
+    guarded.until(None, 0)
+    wakes = sum(guarded.wait(0.0) for _ in range(200))
+    assert wakes < 20
+    assert str(cgroup.path) not in {d.path for d in guarded.look().domains}
+
+
+def test_a_trigger_whose_cgroup_went_away_is_closed_and_opened_again_with_back_off() -> None:
+    """Left in an epoll set it reports EPOLLERR for ever."""
+    try:
+        cgroup = MemoryCgroup(100 * MIB, "trigger")
+        with cgroup:
+            if cgroup.pressure_path is None:
+                pytest.skip("no PSI per cgroup here")
+            trigger = Trigger(str(cgroup.pressure_path))
+            watches = Watches()
+            assert trigger.tend(0.0), trigger.opened.reason
+            watches.add_trigger(trigger, lambda: 0.0)
+    except BedUnavailable as reason:
+        pytest.skip(str(reason))
+    waiting = select.poll()
+    waiting.register(watches.fileno(), select.POLLIN)
+    try:
+        assert waiting.poll(5000)
+        watches.serve()
+        assert trigger.fd == -1
+        assert "went away" in trigger.opened.reason
+        assert not waiting.poll(100)
+        assert not trigger.tend(0.5)
+        assert not trigger.tend(1.5)
+        assert "No such file" in trigger.opened.reason
+    finally:
+        trigger.close()
+        watches.close()
