@@ -26,15 +26,15 @@ class FakeServer(FakeOllama):
     def __init__(self, cgroup_procs: Sequence[Path] = (), models: Sequence[str] = SHELF) -> None:
         super().__init__(models, env=ENVIRONMENT, cgroup_procs=cgroup_procs)
 
-    def get(self, path: str, timeout: float = 10.0) -> Any:  # type: ignore[override]
+    def get(self, path: str, timeout: float = 10.0) -> Any:
         """GET a path, as `beds.http.request` does it."""
         return request(self.url, "GET", path, timeout=timeout)
 
-    def load(self, model: str, **options: Any) -> None:  # type: ignore[override]
+    def load(self, model: str, **options: Any) -> None:
         """Load a model and return once it is there."""
         request(self.url, "POST", "/api/generate", {"model": model, "stream": False} | options, timeout=120.0)
 
-    def blob(self, model: str) -> Path:  # type: ignore[override]
+    def blob(self, model: str) -> Path:
         """The file of a model's weights."""
         return self.models_dir / "blobs" / f"sha256-{super().blob(model).removeprefix('sha256:')}"
 

@@ -185,7 +185,7 @@ class Guard:
 
 
 def _children(pid: int) -> list[int]:
-    found = []
+    found: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         found.extend(map(int, (task / "children").read_text().split()))
     return found

@@ -13,17 +13,22 @@ from beds.real_ollama import RealOllama, install_with_models
 class Server(Protocol):
     """What the stories need of a server; names are without ``:latest``."""
 
-    url: str
-    port: int
+    @property
+    def url(self) -> str:
+        """Where its API is."""
+
+    @property
+    def port(self) -> int:
+        """The port of its API."""
 
     @property
     def pid(self) -> int:
         """The server's PID."""
 
-    def start(self) -> None:
+    def start(self) -> object:
         """Start it (again), waiting until it answers."""
 
-    def stop(self) -> None:
+    def stop(self) -> object:
         """End it and its runners."""
 
     def load(self, model: str, **options: Any) -> None:

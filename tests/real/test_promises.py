@@ -16,6 +16,7 @@ import pytest
 from beds.cgroups import MemoryCgroup
 from beds.clients import RetryClient, StreamingClient
 from beds.decoys import Decoy, TcpProxy
+from beds.fake_server import FakeServer
 from beds.ollama_install import Installation
 from beds.process import alive
 from beds.yard import GIB, MIB, Watch, Yard, yard
@@ -64,7 +65,7 @@ def hog_beside_an_answer(kind: str, *, guarded: bool, soak: bool) -> tuple[Yard,
 
 
 def test_1_the_idle_model_goes_before_hard_and_the_answer_runs_on(kind: str, soak: bool) -> None:  # noqa: FBT001
-    """A hog fills the cgroup: the idle model is unloaded before `hard`, the answer ends, nobody is OOM-killed."""
+    """A hog fills the cgroup: the idle model goes before `hard`, the answer ends, nobody is OOM-killed."""
     _, off = hog_beside_an_answer(kind, guarded=False, soak=False)
     assert off["oom kills"] != 0
     _, told = hog_beside_an_answer(kind, guarded=True, soak=soak)
@@ -278,3 +279,31 @@ def test_10_a_killed_guard_comes_back_as_it_was(kind: str) -> None:
         assert after["condemned"][0]["kills"] == before["condemned"][0]["kills"]
         assert guard.cli("resume").returncode == 0
         assert guard.status()["mode"] == "enforce"
+
+
+@pytest.mark.parametrize("fault", ["hang", "block_ps_on_unload"])
+def test_5_a_silent_api_does_not_stop_the_tick(memory_cgroup: MakeCgroup, fault: str) -> None:
+    """It accepts but never answers, or `/api/ps` blocks for 15 s during an unload: critical still kills."""
+    memory_cgroup(64 * MIB)
+    slow = 'unresponsive_after = "3s"\npoll = "1s"\n'
+    with yard("fake", 2560 * MIB, guarded=True, ollama=slow) as place, place.hog() as hog:
+        guard, server = place.guard, place.server
+        assert guard is not None
+        assert isinstance(server, FakeServer)
+        for model in ("mid", "big"):
+            server.load(model)
+        client = StreamingClient(server.url, "mid", 4000)
+        with client:
+            assert client.wait_streaming()
+            place.wait_state("big", "idle")
+            server.set_fault(fault, 15.0)
+            if fault == "hang":
+                event = guard.wait_event("condition.changed", 10, condition="OllamaUnresponsive")
+                assert "last answer" in event["message"]
+            hog.grow(1400 * MIB, 300 * MIB)
+            assert hog.wait(20), guard.tail()
+            guard.wait(lambda: "big" not in place.loaded(), 10, "big is gone")
+            assert place.cgroup.oom_kills() == 0, guard.tail()
+            assert "mid" in place.loaded(), guard.tail()
+            killed = [event["names"] for event in guard.events("runner.killed")]
+            assert killed == (["big:latest"] if fault == "hang" else []), guard.tail()

@@ -261,3 +261,26 @@ def test_a_new_runner_counts_as_busy_until_proven_idle() -> None:
 
     (runner,) = census(world.policy, world.state, world.snapshot())
     assert runner.activity is not Activity.IDLE
+
+
+def test_a_load_that_fits_is_no_reason_to_unload_anybody() -> None:
+    """Memory falls fast while it loads, but its end is foreseen, and it is above soft."""
+    world = World(other=500 * MIB)
+    world.load("old", 600 * MIB)
+    world.play(5)
+    world.load("new", 1900 * MIB, loaded=False)
+    world.play(10)
+    assert rungs(world) == []
+    assert {m.name for m in world.models} == {"old", "new"}
+
+
+def test_a_hog_beside_a_fitting_load_is_seen_all_the_same() -> None:
+    world = World(other=500 * MIB)
+    world.load("old", 600 * MIB)
+    world.play(5)
+    world.load("new", 1500 * MIB, loaded=False)
+    world.hog_rate, world.hog_target = 300 * MIB, 1200 * MIB
+    world.play(15)
+    assert world.oom_kills == 0
+    assert world.hog_taken == world.hog_target
+    assert not world.model("old")

@@ -13,10 +13,12 @@ from ollama_guard.cli.options import ConfigOption, Places, RuntimeDirOption, Sta
 from ollama_guard.core.events import one_line
 from ollama_guard.core.model import Mode
 from ollama_guard.errors import ConfigError, GuardError
+from ollama_guard.sentinel import lock
 from ollama_guard.settings.deadline import within
 
 READ_SECONDS = 5.0  # seconds: a local file takes 0.01 s; longer is a disk that hangs
 KEEP_SECONDS = 1.0  # seconds: two small writes with fsync take 0.1 s on a slow card
+_STDERR = 2
 LONGEST_WARNING = 4000  # characters: room for many problems, far from the limit of an argument (128 KiB)
 
 
@@ -45,8 +47,10 @@ def run(
     """
     if mode not in (None, Mode.ENFORCE, Mode.OBSERVE):
         raise typer.BadParameter(f"{mode!r} is no mode; allowed: enforce, observe", param_hint="--mode")
+    _open_standard_streams()
     where = places(context, config, runtime_dir, state_dir)
     _make_runtime_dir(where.runtime_dir)
+    _refuse_a_second(where.runtime_dir)
     policy_json, warnings = _policy(where)
     arguments = [
         sys.executable, "-I", "-m", "ollama_guard.sentinel",
@@ -60,7 +64,6 @@ def run(
         arguments += ["--mode", mode]
     if warnings:
         arguments += ["--warning", one_line("; ".join(warnings), LONGEST_WARNING)]
-    sys.stdout.flush()
     os.execv(sys.executable, arguments)  # noqa: S606 (no shell is the point)
 
 
@@ -76,8 +79,10 @@ def _policy(where: Places) -> tuple[str, list[str]]:
         return policy_json, _kept(where)
     try:
         last_good = within(READ_SECONDS, lambda: _last_good(where.state_dir))
-    except OSError:  # TimeoutError is one
-        last_good = ""
+    except OSError as error:  # TimeoutError is one
+        raise ConfigError(
+            [*problems, f"and the last good configuration in {where.state_dir} can't be read: {error}"]
+        ) from None
     if not last_good:
         raise ConfigError([*problems, f"and there is no last good configuration in {where.state_dir}"])
     return last_good, ["the configuration is bad, so the last good one is in force", *problems]
@@ -119,11 +124,36 @@ def _last_good(state_dir: Path) -> str:
 def _make_runtime_dir(path: Path) -> None:
     try:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise GuardError(f"the runtime directory {path} can't be used: it is no directory") from None
     except OSError as error:
         raise GuardError(
             f"{path} can't be made ({error.strerror}); run as root or as the service's user, or name another "
             "place, such as --runtime-dir $XDG_RUNTIME_DIR/ollama-guard"
         ) from None
+
+
+def _refuse_a_second(runtime_dir: Path) -> None:
+    """Before anything is written: a second guard's file must not become the first's last good one.
+
+    The descriptor closes at the exec, and the sentinel takes the lock again.
+    """
+    try:
+        lock.take(runtime_dir / "lock")
+    except lock.AlreadyRunning as error:
+        raise GuardError(str(error)) from None
+    except OSError as error:
+        raise GuardError(
+            f"the runtime directory {runtime_dir} can't be used: {error.strerror}; run as root or as the "
+            "service's user"
+        ) from None
+
+
+def _open_standard_streams() -> None:
+    """Started with one of 0, 1, 2 closed: else the lock or the policy would get its number, and our log."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)  # noqa: FBT003 - its only signature
+    os.close(descriptor)
 
 
 def _memfd(text: str) -> int:

@@ -36,8 +36,10 @@ class Face:
     def __init__(self, path: Path, group: str, app: Application, threads: int) -> None:
         """Bind; raises `ServiceUnavailable` with a sentence."""
         self.path = path
+        # "" or why the socket is for its owner alone.
+        self.narrowed = ""
         try:
-            self._socket = _bound(path, group)
+            self._socket, self.narrowed = _bound(path, group)
             self._inode = path.stat().st_ino
         except OSError as problem:
             raise ServiceUnavailable(f"can't listen on {path}: {problem.strerror}") from problem
@@ -65,7 +67,8 @@ class Face:
                 self.path.unlink()
 
 
-def _bound(path: Path, group: str) -> socket.socket:
+def _bound(path: Path, group: str) -> tuple[socket.socket, str]:
+    """A listening socket for its owner and ``group``, or for its owner alone, and then why."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     new = f".{path.name}.new"
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -75,9 +78,7 @@ def _bound(path: Path, group: str) -> socket.socket:
             os.unlink(new, dir_fd=folder)
         # A socket's address holds 107 bytes, a path may be longer; by the descriptor it always fits.
         sock.bind(f"/proc/self/fd/{folder}/{new}")
-        os.chmod(new, 0o660, dir_fd=folder)
-        with contextlib.suppress(KeyError, PermissionError):
-            os.chown(new, -1, grp.getgrnam(group).gr_gid, dir_fd=folder)
+        narrowed = _give_to_group(new, group, folder)
         sock.listen()
         os.rename(new, path.name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
@@ -85,4 +86,17 @@ def _bound(path: Path, group: str) -> socket.socket:
         raise
     finally:
         os.close(folder)
-    return sock
+    return sock, narrowed
+
+
+def _give_to_group(name: str, group: str, folder: int) -> str:
+    """Mode 0660 only once the group is right: in our own group it would open to whoever is in that."""
+    os.chmod(name, 0o600, dir_fd=folder)
+    try:
+        os.chown(name, -1, grp.getgrnam(group).gr_gid, dir_fd=folder)
+    except KeyError:
+        return f"there is no group {group}"
+    except PermissionError:
+        return f"this user may not give it to the group {group}"
+    os.chmod(name, 0o660, dir_fd=folder)
+    return ""

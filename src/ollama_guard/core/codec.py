@@ -16,6 +16,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
+# Bits of a whole number that an error still shows; Python refuses to print very long ones.
+LONGEST_SHOWN_BITS = 128
+
 
 class CodecError(ValueError):
     """Plain data that is not of the shape asked for; ``path`` says where."""
@@ -145,4 +148,11 @@ def _build_enum(kind: type[Enum], data: object, path: str) -> Enum:
 
 
 def _name(data: object) -> str:
-    return "null" if data is None else f"{type(data).__name__} {str(data)[:40]!r}"
+    kind = type(data).__name__
+    if data is None:
+        return "null"
+    if isinstance(data, (list, tuple, dict)):  # not its content: that may be nested without end
+        return f"{kind} of {len(data)}"
+    if isinstance(data, int) and data.bit_length() > LONGEST_SHOWN_BITS:
+        return f"{kind} of {data.bit_length()} bits"
+    return f"{kind} {str(data)[:40]!r}"

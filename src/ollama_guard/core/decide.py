@@ -20,8 +20,9 @@ from ollama_guard.core.model import (
     Snapshot,
 )
 from ollama_guard.core.outcomes import absorb, without_forgotten
+from ollama_guard.core.pace import delay_seconds, planned_delay
 from ollama_guard.core.policy import Policy
-from ollama_guard.core.pressure import SLOPE_SHORTEST_SECONDS, absent, observe
+from ollama_guard.core.pressure import absent, observe
 from ollama_guard.core.runners import Runner, census, remember
 from ollama_guard.core.scene import Scene, relief_seconds
 from ollama_guard.core.state import DomainState, Durable, State
@@ -36,14 +37,6 @@ STALL_FLOOR_SECONDS = 2.0
 GONE_KEPT_SECONDS = 3600.0
 # A process that is there this long after SIGKILL hangs in the kernel (seconds).
 KILL_DEADLINE_SECONDS = 10.0
-# The sentinel may sleep this long at most, and must not spin faster than this (seconds).
-LONGEST_DELAY_SECONDS = 1.0
-SHORTEST_DELAY_SECONDS = 0.02
-# The fastest that one process was seen to fill memory is 1.5 GiB/s; with two of them (bytes/s).
-FASTEST_FILL_BYTES_PER_SECOND = 3 * 1024**3
-# When headroom is less than this many times what the last tick saw go, one more look tells a fall from an
-# odd sample, as soon as the slope can be told.
-SUDDEN_FACTOR = 10
 DISRUPTIVE = (Rung.ABORT_LOAD, Rung.DRAIN_BUSY, Rung.KILL_RUNNER)
 
 
@@ -169,7 +162,10 @@ def _domains(scene: Scene, previous: Mapping[str, DomainState], *, stalled: bool
             policy, scene.state.rates, scene.within(reading.name), max(0, reading.capacity_bytes or 0)
         )
         coming = scene.coming_bytes(reading.name, drains=False)
-        domains[reading.name] = observe(policy, old, reading, scene.now, relief, coming)
+        ahead = {
+            runner.key: runner.remaining_bytes for runner in scene.within(reading.name) if runner.growing
+        }
+        domains[reading.name] = observe(policy, old, reading, scene.now, relief, coming, ahead)
     for name, old in previous.items():
         if name not in domains and old.level > Level.OK:
             fading = absent(policy, old, scene.now)
@@ -240,40 +236,10 @@ def _commit(scene: Scene, decision: Decision) -> State:
         hold_told_at=_hold_told_at(state, decision),
         last_decision=decision if decision.rung is not Rung.NONE or decision.actions else state.last_decision,
     )
-    return replace(state, planned_delay_seconds=planned_delay(scene.policy, state, scene.snapshot))
+    return replace(state, planned_delay_seconds=delay_seconds(scene.policy, state, scene.snapshot))
 
 
 def _hold_told_at(state: State, decision: Decision) -> float:
     """When `narrate` last told of the present hold."""
     told = narrate.tells_hold(state, decision)
     return decision.at if told else state.hold_told_at
-
-
-def planned_delay(policy: Policy, state: State, snapshot: Snapshot) -> float:
-    """Seconds to the next full tick: headroom over the fastest plausible fill rate.
-
-    Seconds when relaxed, tens of milliseconds near a threshold or while anything is in flight.
-    """
-    snapshot = sane.snapshot_of(snapshot, state.last_tick_at)
-    delay = LONGEST_DELAY_SECONDS
-    for reading in snapshot.domains:
-        if reading.available_bytes is None or not reading.capacity_bytes:
-            continue
-        thresholds = policy.thresholds_of(reading.name)
-        for level in (Level.SOFT, Level.HARD, Level.CRITICAL):
-            headroom = reading.available_bytes - thresholds.bytes_of(level, max(reading.capacity_bytes, 0))
-            if 0 < headroom < SUDDEN_FACTOR * _last_drop(state, reading.name):
-                delay = min(delay, SLOPE_SHORTEST_SECONDS)
-            if headroom > 0:
-                delay = min(delay, headroom / FASTEST_FILL_BYTES_PER_SECOND)
-        if state.domains.get(reading.name, DomainState()).raw >= Level.HARD:
-            delay = min(delay, 2 * SHORTEST_DELAY_SECONDS)
-    if state.in_flight or any(runner.loaded_at is None for runner in state.runners):
-        delay = min(delay, 0.1)
-    return max(delay, SHORTEST_DELAY_SECONDS)
-
-
-def _last_drop(state: State, name: str) -> int:
-    """Bytes by which the newest sample of a domain lies below the one before it."""
-    samples = state.domains.get(name, DomainState()).samples[-2:]
-    return max(0, samples[0][1] - samples[-1][1]) if samples else 0

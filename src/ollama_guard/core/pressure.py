@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from statistics import median
+from statistics import median_high
 
 from ollama_guard.core.model import DomainReading, Level
 from ollama_guard.core.policy import Policy
@@ -33,6 +33,7 @@ def observe(
     now: float,
     relief_seconds: Mapping[Level, float],
     coming_bytes: int = 0,
+    ahead: Mapping[tuple[int, int], int] | None = None,
 ) -> DomainState:
     """The domain's next state.
 
@@ -44,21 +45,27 @@ def observe(
         now: boottime seconds.
         relief_seconds: how long the relief that each level calls for is expected to take.
         coming_bytes: what relief in flight will still bring back; the forecast counts on it.
+        ahead: what each load in flight will still take, in bytes, by (pid, start_ticks). A load whose end is
+            foreseen is no reason to think that memory falls for ever: `loads` judges whether it fits.
     """
     state = previous or DomainState(since_at=now)
     available, capacity = reading.available_bytes, reading.capacity_bytes
     if available is None or not capacity or capacity < 0:
-        return replace(state, urgent=Level.OK, raw=Level.OK, slope_bytes_per_second=None, samples=())
+        return replace(
+            state, urgent=Level.OK, raw=Level.OK, slope_bytes_per_second=None, samples=(), committed=()
+        )
     samples = _remember(state.samples, now, available)
     slope = slope_of(samples, now)
+    state = _commit(state, ahead or {}, available, now)
+    unforeseen = slope_of(state.committed, now)
     thresholds = policy.thresholds_of(reading.name)
     limits = {level: thresholds.bytes_of(level, capacity) for level in LEVELS}
     raw = max((level for level in LEVELS if available < limits[level]), default=Level.OK)
     below_since = None if raw is Level.OK else (now if state.below_since_at is None else state.below_since_at)
     urgent = max(
         raw if raw > Level.SOFT else Level.OK,
-        _forecast(available + coming_bytes, slope, limits, relief_seconds),
-        _patient_soft(available, slope, limits, below_since, now, thresholds.grace_seconds),
+        _forecast(available + coming_bytes, unforeseen, limits, relief_seconds),
+        _patient_soft(available, unforeseen, limits, below_since, now, thresholds.grace_seconds),
     )
     state = replace(
         state,
@@ -73,7 +80,9 @@ def observe(
 
 def absent(policy: Policy, previous: DomainState, now: float) -> DomainState:
     """The next state of a domain that is not read at all any more: nothing urgent, its level fades."""
-    state = replace(previous, urgent=Level.OK, raw=Level.OK, slope_bytes_per_second=None, samples=())
+    state = replace(
+        previous, urgent=Level.OK, raw=Level.OK, slope_bytes_per_second=None, samples=(), committed=()
+    )
     return _settle(state, Level.OK, now, policy.transition_seconds)
 
 
@@ -98,7 +107,7 @@ def _slope_to_last(samples: tuple[tuple[float, int], ...], now: float) -> float 
         if at - then >= SLOPE_SHORTEST_SECONDS
         and now - then <= max(SLOPE_WINDOW_SECONDS, 2 * (now - samples[-2][0]))
     ]
-    return median(slopes) if slopes else None
+    return median_high(slopes) if slopes else None
 
 
 def seconds_to(available_bytes: int, threshold_bytes: int, slope: float | None) -> float | None:
@@ -108,6 +117,19 @@ def seconds_to(available_bytes: int, threshold_bytes: int, slope: float | None) 
     if slope is None or slope > -SLOWEST_FALL_BYTES_PER_SECOND:
         return None
     return (available_bytes - threshold_bytes) / -slope
+
+
+def _commit(
+    state: DomainState, ahead: Mapping[tuple[int, int], int], available: int, now: float
+) -> DomainState:
+    """The history of what is available once the loads in flight are done.
+
+    A new load moves the whole history down by what it will take, so that its birth is no fall.
+    """
+    born = sum(rest for key, rest in ahead.items() if key not in state.loads)
+    history = tuple((at, value - born) for at, value in state.committed) if born else state.committed
+    committed = _remember(history, now, available - sum(ahead.values()))
+    return replace(state, committed=committed, loads=tuple(ahead))
 
 
 def _remember(

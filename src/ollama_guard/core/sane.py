@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeVar
 
 from ollama_guard.core.model import ApiReading, DomainReading, LoadedModel, Outcome, RunnerReading, Snapshot
+
+T = TypeVar("T")
 
 # Bytes, pages, tokens and ticks above this can't be (2^60 bytes are an exbibyte).
 LARGEST_COUNT = 2**60
@@ -58,6 +61,12 @@ def outcome_of(outcome: Outcome, last_at: float | None) -> Outcome:
     )
 
 
+def _with(reading: T, **fields: object) -> T:
+    """The reading with these fields; itself when nothing changes, which is nearly always."""
+    changed = {name: value for name, value in fields.items() if getattr(reading, name) != value}
+    return replace(reading, **changed) if changed else reading  # type: ignore[type-var]  # all are dataclasses
+
+
 def _domain(reading: DomainReading) -> DomainReading:
     """A domain whose available can't be read, or is more than there is, has none, and says so."""
     capacity, available, reason = (
@@ -69,7 +78,7 @@ def _domain(reading: DomainReading) -> DomainReading:
         available, reason = None, reason or f"absurd: {str(reading.available_bytes)[:24]} bytes available"
     if reading.capacity_bytes is not None and not capacity:
         capacity, available, reason = None, None, reason or "absurd capacity"
-    return replace(
+    return _with(
         reading,
         capacity_bytes=capacity,
         available_bytes=available,
@@ -99,7 +108,7 @@ def _runners(readings: tuple[RunnerReading, ...], now: float) -> tuple[RunnerRea
 
 def _runner(reading: RunnerReading, now: float) -> RunnerReading:
     born_at, cpu = seconds(reading.born_at), seconds(reading.cpu_seconds)
-    return replace(
+    return _with(
         reading,
         born_at=now if born_at is None else min(born_at, now),
         blob=reading.blob or None,
@@ -114,7 +123,7 @@ def _runner(reading: RunnerReading, now: float) -> RunnerReading:
 
 
 def _api(api: ApiReading, now: float) -> ApiReading:
-    return replace(
+    return _with(
         api,
         probed_at=_past(api.probed_at, now),
         answered_at=_past(api.answered_at, now),
@@ -131,7 +140,7 @@ def _past(at: float | None, now: float) -> float | None:
 
 def _loaded(model: LoadedModel) -> LoadedModel:
     expires = model.expires_in_seconds
-    return replace(
+    return _with(
         model,
         blob=model.blob or None,
         size_bytes=count(model.size_bytes),

@@ -58,7 +58,8 @@ class Durable:
 class DomainState:
     """One domain's level and the facts behind it.
 
-    ``samples`` are (at, available_bytes) of the last second, oldest first, for the slope.
+    ``samples`` are (at, available_bytes) of the last second, oldest first, for the slope; ``committed``
+    the same less what the loads in flight (``loads``, by pid and start time) will still take.
     ``level`` is what people see: it rises at once and falls after a transition. ``raw`` is what the
     thresholds say now; ``urgent`` is what may be acted on now: raw after soft's grace, or what the
     forecast counts as crossed. ``below_since_at`` is when available first fell below soft (grace);
@@ -73,6 +74,8 @@ class DomainState:
     raw: Level = Level.OK
     urgent: Level = Level.OK
     samples: tuple[tuple[float, int], ...] = ()
+    committed: tuple[tuple[float, int], ...] = ()
+    loads: tuple[tuple[int, int], ...] = ()
     slope_bytes_per_second: float | None = None
 
 

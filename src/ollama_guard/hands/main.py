@@ -101,6 +101,11 @@ def build(
             faces.append(Face(runtime_dir / name, group, app, threads))
         except ServiceUnavailable as problem:
             log().warning("guard.warned", message=str(problem), path=str(runtime_dir / name))
+    narrowed = [
+        f"{face.path.name} is for its owner alone, since {face.narrowed}" for face in faces if face.narrowed
+    ]
+    if narrowed:
+        log().notice("guard.warned", message="; ".join(narrowed), path=str(runtime_dir))
     return dispatcher, faces
 
 

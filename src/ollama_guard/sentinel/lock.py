@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -19,17 +20,18 @@ def take(path: Path) -> int:
 
     Raises:
         AlreadyRunning: another guard holds it.
-        OSError: the file can't be opened.
+        OSError: the file can't be opened or locked.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except (BlockingIOError, PermissionError) as error:  # EAGAIN or EACCES, as fcntl(2) has it
         owner = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
         raise AlreadyRunning(
             f"another ollama-guard (PID {owner}) already guards with the runtime directory {path.parent}"
         ) from error
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # a full /run: the lock is what counts, the PID is for people
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd

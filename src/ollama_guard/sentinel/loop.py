@@ -212,7 +212,10 @@ class Loop:
             self.outfit.adopt(policy)
             self.hands.send(PolicyPosted(self.outfit.mind.policy))
             text = f"the configuration was read again from {self.outfit.config or 'the built-in defaults'}"
-            self.outfit.tell(Event("config.reloaded", text, Priority.NOTICE))
+            self.outfit.tell(
+                Event("config.reloaded", text, Priority.NOTICE),
+                *(Event("guard.warned", problem, Priority.WARNING) for problem in problems),
+            )
             self._wanted = True
         self.outfit.notifier.ready()
 

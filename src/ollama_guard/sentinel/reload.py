@@ -30,7 +30,7 @@ LATE_COPY_SECONDS = 1.0
 _OUTPUT_LIMIT = 1024**2
 _CHUNK = 65_536
 
-# Called once per reload: the new policy, or None and the sentences that say why not.
+# Called once per reload: the new policy and what is to be warned of, or None and why not, in sentences.
 Finished = Callable[[Policy | None, list[str]], None]
 
 
@@ -94,7 +94,8 @@ class Reload:
             self._conclude(run)
         elif run.printed_at is not None and now >= run.printed_at + LATE_COPY_SECONDS:
             self._leave(run, run.deadline_at)
-            self._finished(*_parse(run.out.text()))
+            policy, problems = _parse(run.out.text())
+            self._finished(policy, problems or ["the last good copy is not kept: the disk does not answer"])
         elif now >= run.deadline_at:
             self._leave(run, now)
             self._finished(None, [f"reading the configuration took longer than {DEADLINE_SECONDS:.0f} s"])
@@ -151,10 +152,11 @@ class Reload:
         self._run = None
         self._poller.remove(run.child.pidfd)
         ended = run.child.reap()
-        if ended == "exit status 0":
-            self._finished(*_parse(run.out.text()))
-            return
         lines = [line.strip() for line in run.err.text().splitlines() if line.strip()]
+        if ended == "exit status 0":
+            policy, problems = _parse(run.out.text())
+            self._finished(policy, problems or lines)
+            return
         self._finished(None, lines or [f"the configuration compiler ended with {ended}"])
 
     def _leave(self, run: _Run, kill_at: float) -> None:

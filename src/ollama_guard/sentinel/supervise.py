@@ -34,6 +34,10 @@ _OWN_GAP_SECONDS = 5.0
 _GARBAGE_LIMIT = 100
 # How long hands may take to end when told to, or after they closed the wire (seconds).
 _LAST_CHANCE_SECONDS = 0.5
+# A thread that waits for a dead disk outlives SIGKILL, and the process with it: after this long (seconds;
+# a kill takes milliseconds) it is left behind. More of them would only wait for the same disk.
+_UNKILLABLE_SECONDS = 2.0
+_LEFT_BEHIND_LIMIT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class Hands:
         self._start_at = 0.0
         self._backoff = BACKOFF_FIRST_SECONDS
         self._killed_because = ""
+        self._killed_at = 0.0
+        self._left_behind: list[Child] = []
         self._closed_at: float | None = None
         self.pss_bytes: int | None = None
         self._dropped_before = 0
@@ -88,6 +94,7 @@ class Hands:
             self._started_at = now if self._heard_at is None else self._started_at
             self._heard_at = now if self._heard_at is not None else None
         self._kept_at = now
+        self._left_behind = [child for child in self._left_behind if not _buried(child)]
         if self._child is None:
             if now >= self._start_at:
                 self._try_to_start(now, policy)
@@ -97,6 +104,8 @@ class Hands:
         if self._channel is not None:
             self._channel.flush()
         self._kill_if_broken(now)
+        if self._killed_because and now - self._killed_at > _UNKILLABLE_SECONDS:
+            return self._leave_behind(now)
         return ""
 
     def next_look_at(self, now: float) -> float:
@@ -121,6 +130,10 @@ class Hands:
         self._forget()
 
     def _try_to_start(self, now: float, policy: Policy) -> None:
+        if len(self._left_behind) >= _LEFT_BEHIND_LIMIT:
+            self._put_off(now)
+            self.reason = f"{_LEFT_BEHIND_LIMIT} hands were killed and can't end; they wait for a disk"
+            return
         try:
             self._start(now, policy)
         except OSError as error:
@@ -173,15 +186,15 @@ class Hands:
         heard = self._heard_at
         quiet = now - (self._started_at if heard is None else heard)
         if quiet > (FIRST_BEAT_SECONDS if heard is None else SILENT_SECONDS):
-            self._kill(f"silent for {quiet:.0f} s")
+            self._kill(f"silent for {quiet:.0f} s", now)
         elif self._channel is not None and self._channel.broken > _GARBAGE_LIMIT:
-            self._kill(f"{self._channel.broken} broken packets, the last: {self._channel.last_problem}")
+            self._kill(f"{self._channel.broken} broken packets, the last: {self._channel.last_problem}", now)
         elif self._closed_at is not None and now - self._closed_at > _LAST_CHANCE_SECONDS:
-            self._kill("they closed their end of the wire")
+            self._kill("they closed their end of the wire", now)
 
-    def _kill(self, why: str) -> None:
+    def _kill(self, why: str, now: float) -> None:
         if self._child is not None and not self._killed_because:
-            self._killed_because = why
+            self._killed_because, self._killed_at = why, now
             self.reason = why
             self._child.signal(signal.SIGKILL)
 
@@ -194,6 +207,19 @@ class Hands:
         delay = self._put_off(now)
         self.reason = f"hands died ({ended or how})"
         return f"hands ended: {ended or how}; starting them again in {delay:.1f} s"
+
+    def _leave_behind(self, now: float) -> str:
+        assert self._child is not None
+        child, self._child = self._child, None
+        self._poller.remove(child.pidfd)
+        self._left_behind.append(child)
+        self._forget()
+        delay = self._put_off(now)
+        self.reason = f"hands were lost ({self._killed_because})"
+        return (
+            f"hands ended: {self._killed_because}; they were killed and can't end, as if they waited for a "
+            f"disk; starting others in {delay:.1f} s"
+        )
 
     def _put_off(self, now: float) -> float:
         delay = self._backoff
@@ -213,6 +239,13 @@ class Hands:
         self._channel = self._child = None
         self._heard_at = None
         return how
+
+
+def _buried(child: Child) -> bool:
+    if not child.exited():
+        return False
+    child.reap()
+    return True
 
 
 def _memfd(policy: Policy) -> int:

@@ -70,7 +70,7 @@ def test_a_level_falls_only_after_a_whole_transition_and_then_to_the_worst_seen_
     domain.see(200)
     domain.hold(2000, 30)
     domain.see(400)
-    assert domain.hold(2000, 30).level is Level.CRITICAL
+    assert domain.hold(2000, 29).level is Level.CRITICAL
     assert domain.see(2000).level is Level.HARD
     assert domain.hold(2000, 60).level is Level.HARD
     assert domain.see(2000).level is Level.OK
@@ -87,11 +87,12 @@ def test_one_second_at_the_level_begins_the_transition_anew() -> None:
 def test_a_forecast_counts_a_threshold_as_crossed_when_relief_takes_longer_than_is_left() -> None:
     domain = Domain(relief={Level.SOFT: 0.7, Level.HARD: 0.7, Level.CRITICAL: 0.2})
     for tick in range(8):
-        state = domain.see(1400 - 50 * tick, after=0.1)
+        state = domain.see(1430 - 50 * tick, after=0.1)
     assert state.raw is Level.OK
     assert state.slope_bytes_per_second == pytest.approx(-500 * MIB)
-    assert state.urgent is Level.OK, "231 MiB above soft last 0.46 s only from here on"[:0] or state.urgent
-    assert domain.see(1000, after=0.1).urgent is Level.SOFT
+    assert state.urgent is Level.SOFT
+    domain.relief = dict.fromkeys(domain.relief, 0.4)
+    assert domain.see(1030, after=0.1).urgent is Level.OK
 
 
 def test_a_slow_fall_is_not_forecast_from() -> None:
@@ -148,7 +149,7 @@ def test_a_domain_that_is_gone_fades_over_a_transition() -> None:
     [
         (512 * MIB, (256, 128, 64), (256, 128, 64)),
         (4 * GIB, (819, 409, 204), (614, 327, 163)),
-        (15 * GIB, (3072, 1536, 1024), (2048, 1024, 512)),
+        (15 * GIB, (3072, 1536, 768), (2048, 1024, 512)),
         (64 * GIB, (4096, 2048, 1024), (2048, 1024, 512)),
     ],
 )
@@ -159,8 +160,7 @@ def test_default_thresholds_on_hosts_of_all_sizes(
     policy, levels = Policy(), (Level.SOFT, Level.HARD, Level.CRITICAL)
     for name, expected in ((HOST, host), (CONTAINER, container)):
         found = [policy.thresholds_of(name).bytes_of(level, capacity) // MIB for level in levels]
-        assert [abs(a - b) <= 256 for a, b in zip(found, expected, strict=True)] == [True] * 3
-        assert found == sorted(found, reverse=True)
+        assert tuple(found) == expected
     assert policy.min_reclaim_bytes(capacity) == max(128 * MIB, int(0.03 * capacity))
 
 

@@ -1,0 +1,57 @@
+"""What tests of faults do to a running guard, besides what every test does."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from beds.guard import Guard
+from beds.hands import UnixConnection
+from beds.process import alive
+
+
+def hup(guard: Guard) -> None:
+    """Ask for a reload."""
+    os.kill(guard.pid, signal.SIGHUP)
+
+
+def term(guard: Guard, seconds: float = 10.0) -> float:
+    """End the guard with TERM; the seconds that it took (its exit code is looked at by nobody)."""
+    pid = guard.pid
+    began = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    while alive(pid):
+        assert time.monotonic() - began < seconds, guard.tail()
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def warned(guard: Guard, text: str) -> list[str]:
+    """The sentences of all warnings that contain ``text``."""
+    return [e["message"] for e in guard.events("guard.warned") if text in e["message"]]
+
+
+def look(guard: Guard) -> dict[str, Any]:
+    """The status, straight from the socket: a command takes half a second to start."""
+    connection = UnixConnection(guard.runtime / "status.sock")
+    try:
+        connection.request("GET", "/status")
+        document: dict[str, Any] = json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+    return document
+
+
+def wait_look(guard: Guard, check: Callable[[dict[str, Any]], object], what: str, seconds: float = 10.0) -> None:
+    """Wait until the status is such that ``check`` holds."""
+
+    def holds() -> bool:
+        with contextlib.suppress(OSError, KeyError, http.client.HTTPException):
+            return bool(check(look(guard)))
+        return False
+
+    guard.wait(holds, seconds, what)

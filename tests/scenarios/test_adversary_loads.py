@@ -1,0 +1,86 @@
+"""Loads in flight, and what is taken for one: aborted wrongly, too late, or at another's cost."""
+
+from __future__ import annotations
+
+from ollama_guard.core.model import (
+    Rung,
+)
+from ollama_guard.core.policy import GIB, MIB
+from ollama_guard.core.state import State
+from ollama_guard.testing.scenario import World
+
+
+def acted(world: World) -> list[tuple[Rung, tuple[str, ...]]]:
+    """Every action begun, as (rung, names), in order."""
+    return [(d.rung, action.names) for d in world.decisions for action in d.actions if not d.would]
+
+
+def restart(world: World) -> None:
+    """The guard dies and starts again: only the durable part of its state is left."""
+    world.state = State(durable=world.state.durable)
+
+
+def test_a_restarted_guard_never_aborts_a_loaded_model_whose_cache_is_not_touched_yet() -> None:
+    """Its blob says 3 GiB, 2 GiB are resident, the API is silent, memory is short: that is no load."""
+    world = World(other=1 * GIB)
+    world.load("lazy", 2 * GIB, busy=True).foreseen = 3 * GIB
+    world.api_silent_since = 0.0
+    world.play(10)
+    restart(world)
+    world.play(10)
+    assert world.model("lazy")
+    assert Rung.ABORT_LOAD not in [rung for rung, _ in acted(world)]
+
+
+def test_a_restarted_guard_finishes_judging_a_load_that_is_seen_to_grow() -> None:
+    world = World(other=500 * MIB)
+    huge = world.load("huge", 8 * GIB, loaded=False)
+    huge.rate = 100 * MIB
+    world.now += 8.0
+    huge.taken = 800 * MIB
+    world.play(5, until=lambda w: not w.model("huge"))
+    assert acted(world) == [(Rung.ABORT_LOAD, ("huge",))]
+
+
+def test_a_model_that_has_just_loaded_is_not_aborted_when_a_neighbour_takes_the_room() -> None:
+    """The load is over though no answer of the API says so yet; what follows is ordinary pressure."""
+    world = World(other=500 * MIB)
+    world.load("new", 1 * GIB, loaded=False).foreseen = 1500 * MIB
+    world.api_silent_since = world.now
+    world.play(3)
+    world.hog_rate, world.hog_target = 1000 * MIB, 1700 * MIB
+    world.play(3)
+    assert world.model("new")
+
+
+def test_a_load_that_breaks_one_domain_is_aborted_before_another_domain_makes_room() -> None:
+    """The container can never hold it, so an idle model outside must not go for it."""
+    world = World(capacity=8 * GIB, other=3 * GIB, limit=2 * GIB)
+    world.load("outside", 3 * GIB).inside = False
+    world.play(5)
+    world.load("huge", 3 * GIB, loaded=False)
+    world.play(5, until=lambda w: not w.model("huge"))
+    assert acted(world) == [(Rung.ABORT_LOAD, ("huge",))]
+
+
+def test_a_load_of_unknown_size_is_aborted_at_critical_before_a_busy_one_dies() -> None:
+    world = World(other=1 * GIB)
+    world.load("busy", 1 * GIB, busy=True)
+    world.play(5)
+    loading = world.load("unknown", 4 * GIB, loaded=False)
+    loading.known = False
+    world.play(10)
+    assert [rung for rung, _ in acted(world)] == [Rung.ABORT_LOAD]
+    assert world.model("busy")
+    assert world.oom_kills == 0
+
+
+def test_an_abort_does_not_lower_the_cap_for_models_that_fit() -> None:
+    """A client that asks for the impossible all day must not cost the others their places."""
+    world = World(capacity=8 * GIB, other=1 * GIB)
+    world.load("a", 1 * GIB)
+    world.play(5)
+    for _ in range(5):
+        world.load("huge", 30 * GIB, loaded=False)
+        world.play(3, until=lambda w: not w.model("huge"))
+    assert world.state.soft_cap is None
