@@ -13,7 +13,28 @@ _DISGUISE = Path(__file__).with_name("disguise.py")
 _PROXY = Path(__file__).with_name("tcp_proxy.py")
 
 
-class Decoy:
+class _Bystander:
+    """A process of a test: ended with it, and asked whether somebody else has ended it."""
+
+    started: Started | None = None
+
+    def __exit__(self, *_: object) -> None:
+        if self.started is not None:
+            self.started.stop()
+
+    @property
+    def pid(self) -> int:
+        """Its PID, as this machine numbers it."""
+        assert self.started is not None
+        return self.started.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether nobody has ended it."""
+        return self.started is not None and self.started.poll() is None
+
+
+class Decoy(_Bystander):
     """A process that shows the `comm` and command line of another program, and holds memory.
 
     Enter it to start it; it ends with its test (end of file on its standard input).
@@ -23,7 +44,6 @@ class Decoy:
         self.argv = list(argv)
         self._memory_bytes = memory_bytes
         self._launcher = launcher
-        self.started: Started | None = None
 
     @classmethod
     def llama_server(cls, blob: Path, *, memory_bytes: int = 0, launcher: Launcher = launch) -> Self:
@@ -48,23 +68,8 @@ class Decoy:
             raise RuntimeError(f"the decoy could not disguise itself: {answer!r}")
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.started is not None:
-            self.started.stop()
 
-    @property
-    def pid(self) -> int:
-        """Its PID, as this machine numbers it."""
-        assert self.started is not None
-        return self.started.pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether nobody has ended it."""
-        return self.started is not None and self.started.poll() is None
-
-
-class TcpProxy:
+class TcpProxy(_Bystander):
     """A process that holds `port` and passes every connection on to 127.0.0.1:`upstream_port`."""
 
     def __init__(self, upstream_port: int, *, port: int | None = None, launcher: Launcher = launch) -> None:
@@ -72,7 +77,6 @@ class TcpProxy:
         self.url = f"http://127.0.0.1:{self.port}"
         self._upstream_port = upstream_port
         self._launcher = launcher
-        self.started: Started | None = None
 
     def __enter__(self) -> Self:
         argv = [sys.executable, "-I", "-S", str(_PROXY), str(self.port), str(self._upstream_port)]
@@ -81,21 +85,6 @@ class TcpProxy:
             self.started.stop()
             raise RuntimeError(f"no proxy can listen on port {self.port}")
         return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.started is not None:
-            self.started.stop()
-
-    @property
-    def pid(self) -> int:
-        """Its PID, as this machine numbers it."""
-        assert self.started is not None
-        return self.started.pid
-
-    @property
-    def alive(self) -> bool:
-        """Whether nobody has ended it."""
-        return self.started is not None and self.started.poll() is None
 
 
 def _length(argv: Sequence[str]) -> int:

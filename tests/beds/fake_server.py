@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from beds.http import request
 from ollama_guard.testing.fake import FakeOllama
@@ -20,14 +20,44 @@ SHELF = (
 ENVIRONMENT = {"OLLAMA_CONTEXT_LENGTH": "2048", "OLLAMA_MAX_LOADED_MODELS": "9", "OLLAMA_KEEP_ALIVE": "1h"}
 
 
-class FakeServer(FakeOllama):
-    """A `FakeOllama` with the methods that the stories use of a server."""
+class FakeServer:
+    """A `FakeOllama` behind the stories' face; ``fake`` is the thing itself, for its faults."""
 
     def __init__(self, cgroup_procs: Sequence[Path] = (), models: Sequence[str] = SHELF) -> None:
-        super().__init__(models, env=ENVIRONMENT, cgroup_procs=cgroup_procs)
+        self.fake = FakeOllama(models, env=ENVIRONMENT, cgroup_procs=cgroup_procs)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.fake.close()
+
+    @property
+    def url(self) -> str:
+        """Where its API is."""
+        return self.fake.url
+
+    @property
+    def port(self) -> int:
+        """The port of its API."""
+        return self.fake.port
+
+    @property
+    def pid(self) -> int:
+        """The server's PID."""
+        return self.fake.pid
+
+    def start(self) -> None:
+        """Start it (again), waiting until it answers."""
+        self.fake.start()
+
+    def stop(self) -> None:
+        """End it and its runners."""
+        self.fake.stop()
 
     def get(self, path: str, timeout: float = 10.0) -> Any:
-        """GET a path, as `beds.http.request` does it."""
+        """GET a path."""
         return request(self.url, "GET", path, timeout=timeout)
 
     def load(self, model: str, **options: Any) -> None:
@@ -36,11 +66,11 @@ class FakeServer(FakeOllama):
 
     def blob(self, model: str) -> Path:
         """The file of a model's weights."""
-        return self.models_dir / "blobs" / f"sha256-{super().blob(model).removeprefix('sha256:')}"
+        return self.fake.models_dir / "blobs" / f"sha256-{self.fake.blob(model).removeprefix('sha256:')}"
 
     def runner_pids(self) -> dict[str, int]:
         """Model name to the PID of its runner (loading ones too), from the control port."""
-        state = self.state()
+        state = self.fake.state()
         by_length = sorted(state["blobs"].items(), key=lambda pair: -len(pair[0]))
         names = {blob: name.removesuffix(":latest") for name, blob in by_length}
         return {names[runner["blob"]]: runner["pid"] for runner in state["runners"] if runner["alive"]}

@@ -13,6 +13,9 @@ from beds.guard import Guard
 from beds.hands import UnixConnection
 from beds.process import alive
 
+NOBODY_S = "/ollama-guard-nobody-s"
+"""A cgroup that does not exist: a guard that watches it never meddles with other tests' servers."""
+
 
 def hup(guard: Guard) -> None:
     """Ask for a reload."""
@@ -46,7 +49,9 @@ def look(guard: Guard) -> dict[str, Any]:
     return document
 
 
-def wait_look(guard: Guard, check: Callable[[dict[str, Any]], object], what: str, seconds: float = 10.0) -> None:
+def wait_look(
+    guard: Guard, check: Callable[[dict[str, Any]], object], what: str, seconds: float = 10.0
+) -> None:
     """Wait until the status is such that ``check`` holds."""
 
     def holds() -> bool:

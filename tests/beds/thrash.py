@@ -17,8 +17,8 @@ FRESH_PAGES = {"MALLOC_MMAP_THRESHOLD_": "4096", "MALLOC_TRIM_THRESHOLD_": "0", 
 """For the guard's environment: glibc then takes every larger buffer fresh from the kernel, and gives it back."""
 BIRTH_LIMIT_BYTES = 64 * MIB
 """Room enough for the imports of `hands`."""
-SPARE_BYTES = 7 * MIB
-"""What is left beside what can't be reclaimed: with 2 MiB the kernel kills, with 15 MiB reclaim is quick."""
+SPARE_BYTES = 5 * MIB
+"""What is left beside what can't be reclaimed: so little that reclaim takes hands a third of their time."""
 FILE_BYTES = 256 * MIB
 """Several times the limit, so that no page is still there when the reader comes by again."""
 _PORTION_BYTES = 2 * MIB
@@ -69,6 +69,9 @@ class Thrash:
         pid = self._welcome(guard)
         sockets = guard.runtime / "status.sock"
         guard.wait(lambda: _answers(sockets, 1.0), _BIRTH_SECONDS, "the new hands answer")
+        if self.cgroup.is_v1:
+            # At the very limit they are to wait, not to be killed.
+            (self.cgroup.path / "memory.oom_control").write_text("1")
         self.cgroup.set_limit(self.cgroup.limit - self.cgroup.available() + SPARE_BYTES)
         return pid
 

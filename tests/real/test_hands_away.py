@@ -91,6 +91,7 @@ def fall_through_critical(away: Away | None, make_cgroup: Callable[[int], Memory
             server.load(model)
             client = stack.enter_context(StreamingClient(server.url, model, 4000))
             assert client.wait_streaming()
+            place.wait_state(model, "busy")
         if guard is None or away is None:
             assert_the_kernel_kills(place)
             return

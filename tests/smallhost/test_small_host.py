@@ -25,6 +25,7 @@ GIB = 1 << 30
 MEMORY = 4 * GIB
 NEIGHBOUR = 300 * MIB
 JOB = 2700 * MIB
+HEAD_START = 1200 * MIB
 
 
 def job_beside_ollama(
@@ -42,12 +43,14 @@ def job_beside_ollama(
             guard.wait_guarding(host.inner_pid(server.pid))
         server.load("big")
         # The answer outlasts the job: an idle model is fair game, and tiny is idle once it has answered.
-        seconds = 120.0 if soak else 5.0 + 1.5 * JOB / rate
+        seconds = 120.0 if soak else 8.0 + 1.5 * (JOB - HEAD_START) / rate
         client = stack.enter_context(StreamingClient.lasting(server.url, "tiny", seconds))
         assert client.wait_streaming()
         if guard is not None:
             guard.wait(lambda: guard.model_states().get("big") == "idle", 15, "big is idle")
         job = stack.enter_context(Hog(host.popen))
+        job.grow(HEAD_START, GIB)
+        assert job.wait(10)
         kills = host.oom_kills()
         job.grow(JOB, rate)
         finished = job.wait(60)

@@ -12,10 +12,12 @@ import typer
 DEFAULT_RUNTIME_DIR = Path("/run/ollama-guard")
 DEFAULT_STATE_DIR = Path("/var/lib/ollama-guard")
 
+# ``parser=Path``: typer's own would stat(2) each of them, and wait for ever where the disk hangs.
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
+        parser=Path,
         metavar="PATH",
         help="The configuration file [default: /etc/ollama-guard/ollama-guard.toml, else built-in defaults].",
     ),
@@ -24,6 +26,7 @@ RuntimeDirOption = Annotated[
     Path | None,
     typer.Option(
         "--runtime-dir",
+        parser=Path,
         metavar="DIR",
         help="Where the sockets are [default: $RUNTIME_DIRECTORY, else /run/ollama-guard].",
     ),
@@ -32,6 +35,7 @@ StateDirOption = Annotated[
     Path | None,
     typer.Option(
         "--state-dir",
+        parser=Path,
         metavar="DIR",
         help="What survives a reboot [default: $STATE_DIRECTORY, else /var/lib/ollama-guard].",
     ),

@@ -31,23 +31,19 @@ LONGEST_PAUSE_SECONDS = 60.0
 
 def idle(scene: Scene, name: str) -> list[Runner]:
     """Idle runners of a domain that the API can unload, the least worth first; never ``omit``."""
-    found = [
-        runner
-        for runner in scene.within(name)
-        if runner.activity is Activity.IDLE
-        and runner.rule.preference is not Preference.OMIT
-        and runner.memory_bytes > 0
-        and scene.can_unload(runner)
-    ]
-    return sorted(found, key=_worth)
+    return _unloadable(scene, name, Activity.IDLE)
 
 
 def drainable(scene: Scene, name: str) -> list[Runner]:
     """Busy runners of a domain that may be asked to end after their answer; never ``omit``."""
+    return _unloadable(scene, name, Activity.BUSY)
+
+
+def _unloadable(scene: Scene, name: str, activity: Activity) -> list[Runner]:
     found = [
         runner
         for runner in scene.within(name)
-        if runner.activity is Activity.BUSY
+        if runner.activity is activity
         and runner.rule.preference is not Preference.OMIT
         and runner.memory_bytes > 0
         and scene.can_unload(runner)

@@ -35,8 +35,9 @@ _GARBAGE_LIMIT = 100
 # How long hands may take to end when told to, or after they closed the wire (seconds).
 _LAST_CHANCE_SECONDS = 0.5
 # A thread that waits for a dead disk outlives SIGKILL, and the process with it: after this long (seconds;
-# a kill takes milliseconds) it is left behind. More of them would only wait for the same disk.
-_UNKILLABLE_SECONDS = 2.0
+# a kill takes milliseconds, on a thrashing machine a second) it is left behind. More than a few of them
+# would only wait for the same disk.
+_UNKILLABLE_SECONDS = 5.0
 _LEFT_BEHIND_LIMIT = 4
 
 
