@@ -14,7 +14,7 @@ REPEAT ?= 3
 SOAK_TIMEOUT_SECONDS := 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-unit test-scenarios test-integration test-real test-smallhost soak check format \
+.PHONY: help setup test test-unit test-scenarios test-integration test-real test-smallhost bench soak check format \
 	lock clean
 
 help: ## this list
@@ -37,6 +37,10 @@ test-real: setup ## against a real Ollama (downloads 200 MB and takes 3.1 GB of 
 
 test-smallhost: setup ## on a whole small machine in a cgroup (root)
 	$(PYTEST) tests/smallhost --repeat $(REPEAT)
+
+bench: setup ## how fast the kill rung is and what the guard costs (root, an idle machine, half an hour)
+	$(BIN)/python -m benchmarks.kill_latency
+	$(BIN)/python -m benchmarks.cost
 
 soak: setup ## the long forms: 20 times, clients of 5 minutes; takes hours
 	$(PYTEST) tests --repeat 20 -m "real or smallhost" --soak --timeout $(SOAK_TIMEOUT_SECONDS)

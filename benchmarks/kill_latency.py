@@ -132,6 +132,27 @@ def trial(way: str, model: str, server: FakeServer, hog: Hog, mode: modes.Mode, 
     else:
         tally.seconds.append(died_at - (crossed["above"] or 0.0))
     _wait_gone(server, model)
+    if os.environ.get("DBG"):
+        off = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        import datetime
+
+        rows = []
+        for e in GUARD[0].events():
+            at = datetime.datetime.fromisoformat(e["time"]).timestamp() - off - (crossed["above"] or 0)
+            if -0.5 < at < 0.5:
+                rows.append(f"{at * 1000:.1f}:{e['event']}:{e['message'][:90]}")
+        if died_at and died_at - (crossed["above"] or 0) > 0.035:
+            print(
+                "LAT",
+                f"{(died_at - (crossed['above'] or 0)) * 1000:.1f}",
+                "below",
+                f"{((crossed['below'] or 0) - (crossed['above'] or 0)) * 1000:.1f}",
+                *rows,
+                sep="\n   ",
+            )
+
+
+GUARD = []
 
 
 def _cross(hog: Hog, size: int, pidfd: int) -> float | None:
@@ -158,6 +179,7 @@ def measure(name: str, way: str, trials: int) -> tuple[Tally, str]:
         env = FRESH_PAGES if name == "hands slowed" else {}
         guard = stack.enter_context(Guard(server.url, cgroup=f"/{cgroup.name}", config=CONFIG, env=env))
         guard.wait_guarding(server.pid)
+        GUARD[:] = [guard]
         os.setpriority(os.PRIO_PROCESS, guard.pid, UNIT_NICE)
         hog = Hog(cgroup)
         stack.callback(hog.started.stop)
@@ -184,7 +206,9 @@ def row(cells: Sequence[str]) -> str:
 
 def main() -> int:
     """Measure and print; 1 when a p99 is above the budget."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=200, help="per mode and way")
     parser.add_argument("--mode", action="append", choices=modes.NAMES, help="only these")
     parser.add_argument("--way", action="append", choices=WAYS, help="only these")

@@ -1,4 +1,7 @@
-"""What may be wrong with `hands` while the kill rung is measured: each mode is entered, then tended before each trial."""
+"""What may be wrong with `hands` while the kill rung is measured.
+
+A mode is entered once, and tended right before each trial.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +124,7 @@ def entered(name: str, guard: Guard, server: FakeServer) -> Iterator[Mode]:
                 thrash.catch(guard)
                 yield Slowed(guard, thrash)
             case "ps blocked":
-                server.set_fault("hang", path="/api/ps")
+                server.fake.set_fault("hang", path="/api/ps")
                 yield Calm()
             case _:
                 yield Calm()

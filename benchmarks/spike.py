@@ -1,10 +1,10 @@
 """A hog that knows when available memory crossed a threshold.
 
-usage: spike.py CGROUP_DIRECTORY VERSION LIMIT_BYTES. One command a line on stdin, one JSON answer a line on stdout:
+usage: spike.py CGROUP_DIRECTORY VERSION LIMIT_BYTES. A command a line in, a JSON answer a line out:
 
     settle BYTES        take memory, ever slower, until BYTES are available (or give back, if it is less)
     step BYTES FLOOR    take BYTES at full speed; answers {"above": T, "below": T}: CLOCK_BOOTTIME of the last
-                        sample with at least FLOOR available and of the first one with less (null: not crossed)
+                        sample with at least FLOOR available and of the first one with less (null: none)
     release             give back what `step` took
 """
 

@@ -1,7 +1,8 @@
-"""A tight cgroup in which a program reads a mapped file larger than the limit: who lives there stalls in reclaim.
+"""A tight cgroup in which a program reads a mapped file larger than the limit: who lives there stalls.
 
 What a process has taken before it moves in stays charged where it was, so `hands` are caught at their birth.
-They would hardly ever ask for new pages once they run, so `FRESH_PAGES` makes them, and `Pester` keeps them busy.
+They would hardly ever ask for new pages once they run, so `FRESH_PAGES` makes them, and `Pester` keeps them
+at work.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from typing import Self
 
 MIB = 1 << 20
 FRESH_PAGES = {"MALLOC_MMAP_THRESHOLD_": "4096", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_TOP_PAD_": "0"}
-"""For the guard's environment: glibc then takes every larger buffer fresh from the kernel, and gives it back."""
+"""For the guard's environment: glibc takes every larger buffer fresh from the kernel, and gives it back."""
 BIRTH_LIMIT_BYTES = 64 * MIB
 """Room enough for the imports of `hands`."""
 SPARE_BYTES = 5 * MIB
@@ -60,7 +61,7 @@ class Thrash:
         return [path / "hands" for path in (self.cgroup.v1, self.cgroup.v2) if path is not None]
 
     def catch(self, guard: "Guard") -> int:
-        """Kill the guard's `hands`, move those that come next in as they are born, tighten; returns their PID."""
+        """Kill the guard's `hands`, move the next ones in as they are born, tighten; returns their PID."""
         self.cgroup.set_limit(BIRTH_LIMIT_BYTES)
         beats = len(guard.events("hands.restarted"))
         with contextlib.suppress(ProcessLookupError):

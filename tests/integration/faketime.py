@@ -1,7 +1,7 @@
 """A guard whose clocks can jump: usage `faketime.py OFFSETS guard RUNTIME_DIR STATE_DIR POLICY`.
 
-`faketime.py OFFSETS MODULE ARGUMENTS…` is how it starts its `hands`. OFFSETS is a file of two doubles: seconds to add to the wall clock, and to CLOCK_BOOTTIME. Whoever changes
-it changes the time of every process that was started this way.
+`faketime.py OFFSETS MODULE ARGUMENTS…` is how it starts its `hands`. OFFSETS is a file of two doubles:
+seconds to add to the wall clock, and to CLOCK_BOOTTIME. Whoever changes it changes the time of all of them.
 """
 
 import json
@@ -29,10 +29,10 @@ def _jump(path: str) -> None:
 
 def _guard(offsets: str, runtime_dir: str, state_dir: str, policy: str) -> None:
     """The real sentinel, whose hands live in the same time."""
-    from ollama_guard.core.codec import from_plain
-    from ollama_guard.core.policy import Policy
-    from ollama_guard.sentinel.__main__ import guard
-    from ollama_guard.sentinel.outfit import Setup
+    from ollama_guard.core.codec import from_plain  # noqa: PLC0415 - only with shifted clocks
+    from ollama_guard.core.policy import Policy  # noqa: PLC0415 - as above
+    from ollama_guard.sentinel.__main__ import guard  # noqa: PLC0415 - as above
+    from ollama_guard.sentinel.outfit import Setup  # noqa: PLC0415 - as above
 
     hands = (sys.executable, str(Path(__file__).absolute()), offsets, "ollama_guard.hands")
     given: Policy = from_plain(Policy, json.loads(Path(policy).read_text()))

@@ -162,6 +162,23 @@ def test_a_file_that_is_not_there_is_exit_code_78(guard: Guard) -> None:
     assert "there is no such file" in one_sentence(result)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read the file")
+@pytest.mark.parametrize("arguments", [["check-config", "{}"], ["check-config", "--config", "{}"]])
+def test_a_file_that_may_not_be_read_is_exit_code_78(
+    guard: Guard, tmp_path: Path, arguments: list[str]
+) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("")
+    path.chmod(0)
+    # PR_CAPBSET_DROP (24) of CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2): root bound by file modes.
+    argv = [sys.executable, "-I", "-c", MAIN, *(argument.format(path) for argument in arguments)]
+    drop = "".join(f"libc.prctl(24, {capability}, 0, 0, 0);" for capability in (1, 2))
+    bound = f"import ctypes, os; libc = ctypes.CDLL(None); {drop} os.execv({sys.executable!r}, {argv!r})"
+    result = guard(main=bound)
+    assert result.returncode == 78
+    assert "Permission denied" in one_sentence(result)
+
+
 def test_a_reader_that_goes_away_makes_no_noise() -> None:
     command = f"{sys.executable} -I -c '{MAIN}' check-config --show | true; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
@@ -249,6 +266,15 @@ def test_run_without_a_place_for_its_state_warns_and_runs(run: Any, tmp_path: Pa
     result, given = run()
     assert result.returncode == 0
     assert "can't be kept" in str(option(given, "--warning"))
+
+
+def test_a_python_that_this_user_may_not_start_is_told_in_one_sentence(guard: Guard, tmp_path: Path) -> None:
+    """As with a virtual environment over a Python in root's home, started by another user."""
+    locked = tmp_path / "python"
+    locked.write_text("")
+    result = guard("run", main=f"import sys; sys.executable = {str(locked)!r}; {MAIN}")
+    assert result.returncode == 1
+    assert f"{locked} can't be started (Permission denied)" in one_sentence(result)
 
 
 def test_run_without_a_place_for_its_sockets_says_so(guard: Guard, tmp_path: Path) -> None:
@@ -384,6 +410,7 @@ def test_once_speaks_plain_text_to_a_person(guard: Guard, dead_ollama: str) -> N
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("level      ")
     assert "\nhost       " in result.stdout
+    assert "one look, nothing is done" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("now        ")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import socket
@@ -59,10 +60,13 @@ def replying(hands: HandsBed, ok: bool) -> threading.Thread:  # noqa: FBT001  (a
 
 
 def test_both_sockets_are_for_their_groups_only(hands: HandsBed) -> None:
-    for name in ("status.sock", "control.sock"):
+    """Where the group does not exist, for their owner alone: never for whatever group we happen to be in."""
+    groups = {entry.gr_name: entry.gr_gid for entry in grp.getgrall()}
+    for name, group in (("status.sock", "ollama-guard"), ("control.sock", "ollama-guard-admin")):
         info = (hands.runtime_dir / name).stat()
         assert stat.S_ISSOCK(info.st_mode)
-        assert stat.S_IMODE(info.st_mode) == 0o660
+        assert stat.S_IMODE(info.st_mode) == (0o660 if group in groups else 0o600)
+        assert info.st_gid == groups.get(group, info.st_gid)
 
 
 def test_status_and_health_say_starting_until_the_first_status(hands: HandsBed) -> None:

@@ -128,6 +128,10 @@ def test_a_year_forth_and_two_back_change_nothing(sleeper: tuple[Sleeper, FakeSe
     sleeping.jump(wall=-YEAR_SECONDS)
     sleeping.unharmed(server, runner)
     assert sleeping.names()[said:] == []
+    now = time.gmtime().tm_year
+    sleeping.process.send_signal(signal.SIGUSR1)  # the clock did jump, as the log shows
+    sleeping.until(lambda: "guard.reported" in sleeping.names(), "a report")
+    assert int(sleeping.events()[-1]["time"][:4]) in (now - 1, now - 2)
 
 
 def test_a_night_of_sleep_is_told_and_nothing_comes_of_it(sleeper: tuple[Sleeper, FakeServer, int]) -> None:

@@ -1,4 +1,4 @@
-"""Whatever answers on Ollama's port, or with whatever names: the tick goes on, the log stays short and whole."""
+"""Whatever answers on Ollama's port, with whatever names: the tick goes on, the log stays short and whole."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_broken_answer_is_told_with_its_reason_and_the_guard_goes_on(tmp_p
             change(script)
             wait_look(
                 guard,
-                lambda told, word=word: word in str(told["unknown"].get("ollama.version")),
+                lambda told: word in str(told["unknown"].get("ollama.version")),  # noqa: B023 - used at once
                 f"{name}: the reason says {word!r}",
                 seconds=15,
             )
@@ -97,7 +97,7 @@ def test_a_refused_connection_and_a_late_start_are_told_once_each(tmp_path: Path
     with Guard(f"http://127.0.0.1:{port}", cgroup=NOBODY_S, ollama=QUICK, home=tmp_path) as guard:
         wait_look(guard, lambda told: "refused" in str(told["unknown"].get("ollama.version")), "refused")
         assert look(guard)["ollama"]["alive"] is False
-        time.sleep(3.0)
+        time.sleep(1.5)
         assert len(guard.events("ollama.lost")) == 1, guard.tail()
         listener = socket.create_server(("127.0.0.1", port))
         over = threading.Event()
@@ -125,7 +125,7 @@ def _serve_good(listener: socket.socket, over: threading.Event) -> None:
 
 HOSTILE = (
     "with space:latest",
-    'quo"te\'s:latest',
+    "quo\"te's:latest",
     "a/b/../c:latest",
     "línea-模型-🦙:latest",
     "new\nline:latest",
@@ -147,8 +147,13 @@ def hostile_server() -> Script:
         for number, name in enumerate(HOSTILE)
         if name
     ]
-    loaded = [m | {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0, "context_length": 4096} for m in models]
-    shown = {"modelfile": f"FROM /m\nm/blobs/sha256-{'a' * 64}\n", "model_info": {"general.architecture": "\n"}}
+    loaded = [
+        m | {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0, "context_length": 4096} for m in models
+    ]
+    shown = {
+        "modelfile": f"FROM /m\nm/blobs/sha256-{'a' * 64}\n",
+        "model_info": {"general.architecture": "\n"},
+    }
     bodies = {
         b"/api/version": {"version": "0.30.6\n{\x1b[31m"},
         b"/api/ps": {"models": loaded},
@@ -186,4 +191,3 @@ def test_hostile_names_stay_inside_their_line_and_their_string(tmp_path: Path) -
         time.sleep(1.0)
         events = whole_log(guard)
     assert not [e for e in events if e["event"] == "runner.killed"]
-

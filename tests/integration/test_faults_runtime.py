@@ -68,15 +68,14 @@ def test_what_a_killed_guard_left_behind_is_taken_over(guard: Guard) -> None:
     wait_look(guard, lambda told: told["mode"] == "paused", "the pause is still in force")
 
 
-@pytest.mark.parametrize("left", ["garbage", "torn", "empty", "huge"])
+@pytest.mark.parametrize("left", ["garbage", "torn"])
 def test_a_damaged_state_map_is_said_and_replaced(guard: Guard, left: str) -> None:
     """The guard starts fresh, and what it writes from then on survives the next crash."""
     guard.runtime.mkdir()
-    content = {"garbage": os.urandom(70_000), "torn": b"OGSTATE1\1", "empty": b"", "huge": b"x" * 3_000_000}
-    (guard.runtime / "state").write_bytes(content[left])
+    (guard.runtime / "state").write_bytes(os.urandom(3_000_000) if left == "garbage" else b"OGSTATE1\1")
     guard.start()
     wait_look(guard, lambda told: told["mode"] == "enforce", "a first status")
-    assert len(warned(guard, "starting with a fresh state: the state map is damaged")) == (left != "empty")
+    assert len(warned(guard, "starting with a fresh state: the state map is damaged")) == 1
     if left == "torn":
         assert guard.cli("pause", "10m").returncode == 0
         guard.kill()
@@ -85,13 +84,11 @@ def test_a_damaged_state_map_is_said_and_replaced(guard: Guard, left: str) -> No
         assert len(warned(guard, "starting with a fresh state")) == 1
 
 
-@pytest.mark.parametrize("what", ["a directory", "a link", "a pipe"])
+@pytest.mark.parametrize("what", ["a link", "a pipe"])
 def test_what_is_no_state_map_is_said_and_left_alone(guard: Guard, what: str) -> None:
     guard.runtime.mkdir()
     path = guard.runtime / "state"
-    if what == "a directory":
-        path.mkdir()
-    elif what == "a link":
+    if what == "a link":
         path.symlink_to(guard.home / "elsewhere")
     else:
         os.mkfifo(path)
@@ -155,9 +152,7 @@ def test_a_full_runtime_directory_costs_the_memory_and_not_the_guard(guard: Guar
 
 def test_started_with_its_standard_streams_closed_it_keeps_the_log_out_of_its_files(guard: Guard) -> None:
     """Nobody's stderr: the numbers 0, 1 and 2 must not become the lock's or the policy's."""
-    script = (
-        "import os, sys\n[os.close(fd) for fd in (0, 1, 2)]\nos.execv(sys.argv[1], sys.argv[1:])"
-    )
+    script = "import os, sys\n[os.close(fd) for fd in (0, 1, 2)]\nos.execv(sys.argv[1], sys.argv[1:])"
     argv = [sys.executable, "-c", script, str(PROGRAM), "run", "--config", str(guard.config)]
     process = subprocess.Popen(argv, env=guard._env)
     try:
@@ -167,7 +162,7 @@ def test_started_with_its_standard_streams_closed_it_keeps_the_log_out_of_its_fi
                     break
             with contextlib.suppress(subprocess.TimeoutExpired):
                 raise AssertionError(f"it ended with {process.wait(0.01)}")
-        streams = {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in (0, 1, 2)}
+        streams = {str(Path(f"/proc/{process.pid}/fd/{number}").readlink()) for number in (0, 1, 2)}
         assert streams == {"/dev/null"}
         assert (guard.runtime / "lock").read_text() == f"{process.pid}\n"
     finally:

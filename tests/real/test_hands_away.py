@@ -1,7 +1,7 @@
 """The kill rung needs no `hands`: they may be dead, stopped, or stuck in reclaim in every lane.
 
-Told on the fake's newer dialect, since what is tested is the guard's inside. How fast the kill is, is measured
-by benchmarks/kill_latency.py; here it must only come before the kernel's own.
+Told on the fake's newer dialect, since what is tested is the guard's inside. How fast the kill is, is for
+benchmarks/kill_latency.py to measure; here it must only come before the kernel's own.
 """
 
 from __future__ import annotations

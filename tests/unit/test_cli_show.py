@@ -5,6 +5,8 @@ import time
 from copy import deepcopy
 from typing import Any
 
+import pytest
+
 from ollama_guard.cli.show import status_text
 from ollama_guard.core.decide import decide
 from ollama_guard.core.model import DomainReading, Snapshot
@@ -75,6 +77,41 @@ def test_a_dead_ollama_says_why() -> None:
     document["ollama"] |= {"alive": False, "version": None}
     document["unknown"]["ollama.version"] = "connection refused"
     assert "http://127.0.0.1:11434 does not answer (connection refused)" in status_text(document)
+
+
+def test_a_reason_that_names_the_address_is_told_once() -> None:
+    document = deepcopy(DOCUMENT)
+    document["ollama"] |= {"alive": False, "version": None}
+    document["unknown"]["ollama.version"] = "can't connect to http://127.0.0.1:11434: refused"
+    assert "ollama     does not answer: can't connect to http://127.0.0.1:11434: refused" in status_text(
+        document
+    )
+
+
+def test_one_of_several_containers_has_its_name_behind_the_label() -> None:
+    document = deepcopy(DOCUMENT)
+    document["domains"][0]["name"] = "container:a-unit-with-a-long-name.service"
+    assert "container  a-unit-with-a-long-name.service soft: 512 MiB of 4.0 GiB" in status_text(document)
+
+
+def test_a_model_without_a_name_is_told_by_the_start_of_its_digest() -> None:
+    document = deepcopy(DOCUMENT)
+    document["models"][0] |= {"name": None, "aliases": [], "blob": "sha256:" + 64 * "a"}
+    document["condemned"][0]["blob"] = "sha256:" + 64 * "b"
+    text = status_text(document)
+    assert "models     sha256:aaaaaaaaaaaa  busy" in text
+    assert "condemned  sha256:bbbbbbbbbbbb until" in text
+
+
+@pytest.mark.parametrize(
+    ("rung", "line"), [("none", "now        because"), ("hold", "now        hold: because")]
+)
+def test_one_look_tells_what_would_be_done_now_and_claims_no_past(rung: str, line: str) -> None:
+    document = {**DOCUMENT, "decision": {"rung": rung, "reason": "because", "would": False, "actions": []}}
+    lines = status_text(document).split("\n")
+    assert lines[0] == "level      soft, one look, nothing is done"
+    assert lines[-1] == line
+    assert not any(told.startswith("decision") for told in lines)
 
 
 def test_the_document_that_the_brain_makes_can_be_shown() -> None:

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def unload(
     context: typer.Context,
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="A model as `ollama ps` shows it.")
+        str | None, typer.Argument(metavar="MODEL", help="Any of its names, as in `ollama list`.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Unload every loaded model.")] = False,
     as_json: JsonOption = False,
@@ -51,10 +51,12 @@ def pause(
     runtime_dir: RuntimeDirOption = None,
     state_dir: StateDirOption = None,
 ) -> None:
-    """Let the guard watch and log but do nothing for a while; it survives a restart of the guard.
+    """Let the guard watch and log, but do nothing, for a while.
 
     \b
       ollama-guard pause 30min
+
+    A week at most. A second pause replaces the first. A pause outlives a restart of the guard.
     """
     try:
         seconds = parse_duration(duration)

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def check_config(
     context: typer.Context,
     path: Annotated[
-        Path | None, typer.Argument(parser=Path, metavar="[PATH]", help="The file, instead of --config.")
+        Path | None, typer.Argument(parser=Path, metavar="PATH", help="The file, instead of --config.")
     ] = None,
     show: Annotated[
         bool, typer.Option("--show", help="Print the effective file: every key in force.")

@@ -19,6 +19,7 @@ from ollama_guard.sentinel.sensors import Sensors
 
 LOOKS = 7  # readings: enough for a runner's argv to come and for its share of a core to be known
 GAP_SECONDS = 0.1  # seconds between two readings
+NO_DAEMON = "one look without a daemon"
 ANSWER_SECONDS = 2.0  # seconds: for a person who waits; silence is shown as such
 
 
@@ -45,8 +46,9 @@ def glance(policy: Policy) -> dict[str, Any]:
             state, decision = decide(policy, state, snapshot)
     finally:
         sensors.close()
-    guard = {"version": ollama_guard.__version__}
-    return {**view(policy, state, snapshot, guard=guard), "decision": _shown(decision)}
+    document = view(policy, state, snapshot, guard={"version": ollama_guard.__version__})
+    document["unknown"] |= {key: NO_DAEMON for key in document["unknown"] if key.startswith("guard.")}
+    return {**document, "decision": _shown(decision)}
 
 
 def _asked(url: str) -> tuple[ApiReading, tuple[CatalogueEntry, ...]]:

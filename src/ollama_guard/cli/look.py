@@ -16,7 +16,6 @@ from ollama_guard.cli.options import (
     StateDirOption,
     places,
 )
-from ollama_guard.core.events import one_line
 
 
 def register(app: typer.Typer) -> None:
@@ -70,10 +69,7 @@ def _tell_glance(where: Places, *, as_json: bool) -> None:
     from ollama_guard.cli.glance import glance
     from ollama_guard.settings.compiler import compile_file
 
-    document = glance(compile_file(where.config))
-    _tell(document, as_json=as_json)
-    if not as_json:
-        typer.echo(_would(document["decision"]))
+    _tell(glance(compile_file(where.config)), as_json=as_json)
 
 
 def _tell(document: Mapping[str, Any], *, as_json: bool) -> None:
@@ -83,10 +79,3 @@ def _tell(document: Mapping[str, Any], *, as_json: bool) -> None:
     from ollama_guard.cli.show import status_text
 
     typer.echo(status_text(document))
-
-
-def _would(decision: Mapping[str, Any]) -> str:
-    reason = decision["reason"]
-    return one_line(
-        f"now        {reason if decision['rung'] == 'none' else decision['rung'] + ': ' + reason}"
-    )

@@ -19,7 +19,7 @@ ConfigOption = Annotated[
         "--config",
         parser=Path,
         metavar="PATH",
-        help="The configuration file [default: /etc/ollama-guard/ollama-guard.toml, else built-in defaults].",
+        help="Default: /etc/ollama-guard/ollama-guard.toml, else the built-in values.",
     ),
 ]
 RuntimeDirOption = Annotated[

@@ -64,7 +64,13 @@ def run(
         arguments += ["--mode", mode]
     if warnings:
         arguments += ["--warning", one_line("; ".join(warnings), LONGEST_WARNING)]
-    os.execv(sys.executable, arguments)  # noqa: S606 (no shell is the point)
+    try:
+        os.execv(sys.executable, arguments)  # noqa: S606 (no shell is the point)
+    except OSError as error:
+        raise GuardError(
+            f"{sys.executable} can't be started ({error.strerror}); is that Python in a folder which "
+            "this user may not enter, such as another's home?"
+        ) from None
 
 
 def _policy(where: Places) -> tuple[str, list[str]]:
@@ -125,7 +131,10 @@ def _make_runtime_dir(path: Path) -> None:
     try:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise GuardError(f"the runtime directory {path} can't be used: it is no directory") from None
+        raise GuardError(
+            f"the runtime directory {path} can't be used: it is no directory; name another place "
+            "with --runtime-dir"
+        ) from None
     except OSError as error:
         raise GuardError(
             f"{path} can't be made ({error.strerror}); run as root or as the service's user, or name another "

@@ -10,19 +10,27 @@ from ollama_guard.core.events import one_line
 from ollama_guard.core.units import bytes_text, seconds_text
 
 LABEL_WIDTH = 11  # characters: the longest label and two spaces
+BLOB_WIDTH = 19  # characters: as much of a digest as people compare, as `ollama list` shows of an ID
 
 
 def status_text(document: Mapping[str, Any]) -> str:
-    """The whole document, one fact per line; what is not known says why."""
+    """The whole document, one fact per line; what is not known says why.
+
+    The document of one look without a daemon has a ``decision`` (see `cli.glance`), and no past to tell of.
+    """
     unknown: Mapping[str, str] = document.get("unknown") or {}
-    lines = [_line("level", f"{document['level']}{_since(document.get('since'))}, mode {document['mode']}")]
-    lines += [_line(domain["name"], _domain(domain, unknown)) for domain in document["domains"]]
+    now = document.get("decision")
+    lines = [
+        _line("level", _level(document) if now is None else f"{document['level']}, one look, nothing is done")
+    ]
+    lines += [_domain_line(domain, unknown) for domain in document["domains"]]
     lines += _labelled("ollama", [_ollama(document["ollama"], unknown)])
     lines += _labelled("models", [_model(model) for model in document["models"]] or ["none loaded"])
     lines += _labelled("condemned", [_condemned(record) for record in document["condemned"]])
     lines += _labelled("condition", [_condition(held) for held in document["conditions"]])
-    lines += _labelled("decision", _decision(document.get("last_decision")))
+    lines += _labelled("decision", _decision(document.get("last_decision")) if now is None else [])
     lines += _labelled("guard", _guard(document))
+    lines += _labelled("now", [] if now is None else [_now(now)])
     return "\n".join(lines)
 
 
@@ -33,6 +41,16 @@ def _labelled(label: str, values: list[str]) -> Iterator[str]:
 
 def _line(label: str, value: str) -> str:
     return f"{one_line(label):<{LABEL_WIDTH}}{one_line(value)}"
+
+
+def _level(document: Mapping[str, Any]) -> str:
+    return f"{document['level']}{_since(document.get('since'))}, mode {document['mode']}"
+
+
+def _domain_line(domain: Mapping[str, Any], unknown: Mapping[str, str]) -> str:
+    """Of several containers each carries its name, which may be long: it goes behind the label."""
+    kind, _, name = domain["name"].partition(":")
+    return _line(kind, f"{name} {_domain(domain, unknown)}".lstrip())
 
 
 def _domain(domain: Mapping[str, Any], unknown: Mapping[str, str]) -> str:
@@ -53,7 +71,12 @@ def _domain(domain: Mapping[str, Any], unknown: Mapping[str, str]) -> str:
 
 def _ollama(ollama: Mapping[str, Any], unknown: Mapping[str, str]) -> str:
     if not ollama["alive"]:
-        return f"{ollama['url']} does not answer ({unknown.get('ollama.version', 'it did before')})"
+        reason = unknown.get("ollama.version", "it did before")
+        return (
+            f"does not answer: {reason}"
+            if ollama["url"] in reason
+            else f"{ollama['url']} does not answer ({reason})"
+        )
     text = f"{ollama['url']} version {ollama['version'] or 'unknown'}"
     if ollama["latency_seconds"] is not None:
         text += f", answered in {1000 * ollama['latency_seconds']:.0f} ms"
@@ -62,7 +85,7 @@ def _ollama(ollama: Mapping[str, Any], unknown: Mapping[str, str]) -> str:
 
 
 def _model(model: Mapping[str, Any]) -> str:
-    text = f"{model['name'] or model['blob'] or 'a model not known yet'}"
+    text = f"{model['name'] or _blob(model['blob'])}"
     if model["aliases"]:
         text += f" (also {', '.join(model['aliases'])})"
     text += f"  {model['state']}"
@@ -72,8 +95,12 @@ def _model(model: Mapping[str, Any]) -> str:
     return text if model["preference"] == "none" else f"{text}  preference {model['preference']}"
 
 
+def _blob(digest: str | None) -> str:
+    return "a model not known yet" if digest is None else digest[:BLOB_WIDTH]
+
+
 def _condemned(record: Mapping[str, Any]) -> str:
-    names = ", ".join(record["names"]) or record["blob"]
+    names = ", ".join(record["names"]) or _blob(record["blob"])
     needs = bytes_text(record["needs_bytes"])
     return f"{names} until {_clock(record['until'])}: needs {needs}, more than there is"
 
@@ -90,6 +117,11 @@ def _decision(decision: Mapping[str, Any] | None) -> list[str]:
         return [text]
     freed = decision["freed_bytes"]
     return [text, f"{decision['outcome']}" + ("" if freed is None else f", {bytes_text(freed)} came back")]
+
+
+def _now(decision: Mapping[str, Any]) -> str:
+    rung, reason = decision["rung"], decision["reason"]
+    return str(reason) if rung == "none" else f"{rung}: {reason}"
 
 
 def _guard(document: Mapping[str, Any]) -> list[str]:

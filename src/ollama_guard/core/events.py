@@ -76,11 +76,16 @@ def as_journal(event: Event) -> dict[str, str]:
 
 
 def as_line(event: Event, wall: float) -> str:
-    """One readable line: UTC time, event, sentence, then the fields that the sentence may lack."""
-    stamp = _when(wall).strftime("%H:%M:%S")
-    pairs = " ".join(f"{k}={_quoted(_text(v))}" for k, v in event.fields.items() if v is not None)
+    """One readable line: UTC time, ``!`` from warnings up, event, sentence.
+
+    The fields are for programs and stay out: they say in bytes and digests what the sentence says for
+    people. Only how often a line was left out before (``repeated``) is no part of any sentence.
+    """
+    stamp = _when(wall).strftime("%H:%M:%SZ")
     mark = "!" if event.priority <= Priority.WARNING else " "
-    return f"{stamp} {mark}{event.name:<18} {one_line(event.message)}" + (f"  [{pairs}]" if pairs else "")
+    repeated = event.fields.get("repeated")
+    again = "" if repeated is None else f"  ({_text(repeated)} more like this were left out)"
+    return f"{stamp} {mark}{event.name:<18} {one_line(event.message)}{again}"
 
 
 def as_json(event: Event, wall: float) -> str:
@@ -116,8 +121,3 @@ def _text(value: Value) -> str:
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
     return one_line(str(value))
-
-
-def _quoted(text: str) -> str:
-    plain = text and not any(c in text for c in ' "=[]')
-    return text if plain else json.dumps(text, ensure_ascii=False)

@@ -82,11 +82,16 @@ class Runner:
 
 
 def names_of(blob: str | None, snapshot: Snapshot) -> tuple[str, ...]:
-    """All names of a blob: the catalogue's, else those under which the API lists it."""
+    """All names of a blob: the catalogue's, else those under which the API lists it.
+
+    First the one by which it was loaded, as far as the API tells, then the shortest: an alias is nearly
+    always the longer one, and people know the model by the other.
+    """
     if blob is None:
         return ()
+    listed = [model.name for model in snapshot.api.loaded if model.blob == blob]
     known = [name for entry in snapshot.catalogue if entry.blob == blob for name in entry.names]
-    return sane.names(known or [model.name for model in snapshot.api.loaded if model.blob == blob])
+    return sane.names(sorted(known or listed, key=lambda name: (name not in listed, len(name), name)))
 
 
 def remember(

@@ -192,6 +192,8 @@ class Loop:
 
     def _on_sensor(self, fd: int, events: int) -> None:
         self.outfit.senses.on_ready(fd, events)
+        # What made it ready is taken by a look; until then it would be ready again at once.
+        self._births_at = 0.0
         self._wanted = True
 
     def _on_signals(self) -> None:

@@ -13,9 +13,21 @@ from hypothesis import strategies as st
 from ollama_guard.core.codec import CodecError, from_plain, to_plain
 from ollama_guard.core.decide import decide
 from ollama_guard.core.events import Event, Priority, as_journal, as_json, as_line, one_line
-from ollama_guard.core.model import ActionKind, Condition, Level, Preference, Request, Rung
+from ollama_guard.core.model import (
+    ActionKind,
+    ApiReading,
+    CatalogueEntry,
+    Condition,
+    Level,
+    LoadedModel,
+    Preference,
+    Request,
+    Rung,
+)
 from ollama_guard.core.policy import MIB, ModelRule, Policy
+from ollama_guard.core.runners import names_of
 from ollama_guard.core.state import Condemned, Durable, State, Strike
+from ollama_guard.core.units import seconds_text
 from ollama_guard.testing.scenario import World
 
 HOSTILE = [
@@ -35,7 +47,7 @@ def test_foreign_text_stays_one_bounded_line_in_every_rendering(text: str) -> No
         assert len(line) < 10_000
 
 
-def test_the_three_renderings_agree_on_the_fields() -> None:
+def test_programs_get_every_field_and_people_the_sentence_alone() -> None:
     fields = {"names": 'a "b" c', "freed_bytes": 7, "seconds": 1.25, "holds": True, "blob": None}
     event = Event("model.unloaded", "gone", Priority.WARNING, fields)
     journal, line, body = as_journal(event), as_line(event, 0.0), json.loads(as_json(event, 0.0))
@@ -45,13 +57,52 @@ def test_the_three_renderings_agree_on_the_fields() -> None:
     assert journal["OLLAMA_GUARD_SECONDS"] == "1.25"
     assert journal["OLLAMA_GUARD_HOLDS"] == "true"
     assert "OLLAMA_GUARD_BLOB" not in journal
-    assert line.endswith('[names="a \\"b\\" c" freed_bytes=7 seconds=1.25 holds=true]')
+    assert line == "00:00:00Z !model.unloaded     gone"
     assert (journal["PRIORITY"], body["priority"]) == ("4", 4)
 
 
 def test_a_field_can_not_pretend_to_be_another_one() -> None:
     event = Event("model.unloaded", "gone", fields={"names": "a]priority=0"})
-    assert as_line(event, 0.0).endswith('[names="a]priority=0"]')
+    assert as_journal(event)["OLLAMA_GUARD_NAMES"] == "a]priority=0"
+    assert json.loads(as_json(event, 0.0))["priority"] == Priority.INFO
+
+
+def test_a_line_tells_how_often_it_was_left_out() -> None:
+    event = Event("decision.made", "unload a", fields={"rung": "unload_idle", "repeated": 12})
+    assert as_line(event, 0.0) == "00:00:00Z  decision.made      unload a  (12 more like this were left out)"
+
+
+def test_an_hour_or_a_week_is_said_in_its_own_unit() -> None:
+    """A pause's bound of 168.0 h is a riddle."""
+    said = [seconds_text(seconds) for seconds in (0.4, 12, 300, 7200, 7 * 86400)]
+    assert said == ["0.4 s", "12 s", "5 min", "2.0 h", "7.0 days"]
+
+
+# ---- names
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        ((), ("tiny:latest", "tiny-alias:latest")),
+        (("tiny-alias:latest",), ("tiny-alias:latest", "tiny:latest")),
+        (("else:latest",), ("tiny:latest", "tiny-alias:latest")),
+    ],
+)
+def test_the_name_that_a_model_was_loaded_by_comes_first_else_the_shortest(
+    listed: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    snapshot = replace(
+        World().snapshot(),
+        catalogue=(CatalogueEntry("sha256:ab", ("tiny-alias:latest", "tiny:latest"), 1),),
+        api=ApiReading(
+            loaded=tuple(
+                LoadedModel(name, "sha256:ab" if name.startswith("tiny") else "sha256:cd", 1, 0, None)
+                for name in listed
+            )
+        ),
+    )
+    assert names_of("sha256:ab", snapshot) == expected
 
 
 @pytest.mark.parametrize("wall", [float("nan"), float("inf"), -1e300, 1e300, -1.0])

@@ -18,9 +18,13 @@ from ollama_guard.sentinel.sensors.watches import OpenPidfd, Watches
 from ollama_guard.sentinel.sensors.witness import Answer, Witness
 
 # Seconds between two scans of all processes (3 ms each): often while there is no server, since a restarted
-# one must be found within 2 s; rarely once there is one, for a second server.
+# one must be found within 2 s, the answer of the witness included, and at first more often still; rarely once
+# there is one, for a second server.
 SCAN_LOST_SECONDS = 0.5
+SCAN_LONG_LOST_SECONDS = 1.5
 SCAN_FOUND_SECONDS = 10.0
+# A server that has been away for this long (seconds) is not being restarted just now.
+_LONG_LOST_SECONDS = 30.0
 # Seconds after which a child whose argv is still unread makes us blind: two overdue answers.
 _UNREAD_SECONDS = 2.0
 
@@ -47,6 +51,7 @@ class Identity:
         self.runners = self._roll.runners
         self.catalogue_dirs: frozenset[str] = frozenset()
         self.children_readable = True
+        self._served_at: float | None = None
 
     def look(self, now: float) -> bool:
         """The cheap look: True when a server or runner came, went, or was proven since the last."""
@@ -206,13 +211,22 @@ class Identity:
             return True
         return False
 
+    def _scan_seconds(self, now: float) -> float:
+        """How long after this scan the next one is due."""
+        if self.servers or self._served_at is None:
+            self._served_at = now
+        if self.servers and self.children_readable:
+            return SCAN_FOUND_SECONDS
+        long_lost = now - self._served_at > _LONG_LOST_SECONDS
+        return SCAN_LONG_LOST_SECONDS if long_lost else SCAN_LOST_SECONDS
+
     def _scan_on(self, now: float) -> bool:
         """One step of a scan of all processes, if one is due; True when a candidate was found."""
-        calm = bool(self.servers) and self.children_readable
+        wait_seconds = self._scan_seconds(now)
         known = {key[0] for key in (*self.servers, *self.runners, *self._candidates)}
         parents = {server.pid: server for server in self.servers.values()}
         changed = False
-        for stat in self._scan.step(now, known, SCAN_FOUND_SECONDS if calm else SCAN_LOST_SECONDS):
+        for stat in self._scan.step(now, known, wait_seconds):
             if not self._verdicts.due(stat.pid, now, stat):
                 continue
             if stat.parent in parents:
