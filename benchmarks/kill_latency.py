@@ -2,8 +2,9 @@
 
 Each trial loads another small model into a fake Ollama in a 1 GiB cgroup. A hog takes memory at full speed
 through `critical`; after each MiB it reads what is available, by the guard's own formula. The latency is the
-time from the last sample *above* critical to the moment when the runner's pidfd says that it is dead: both
-ends are to the guard's disadvantage, so the time to the signal is shorter than what is printed.
+time from the last sample *above* critical to the guard's own log line of the decision, which it stamps right
+after the signal, rounded up to the next millisecond: both ends are to the guard's disadvantage. `dead p99` is
+the same up to the moment when the runner's pidfd says that it is dead, its memory given back.
 
 Ways: `step` starts 16 MiB above critical from a standstill, so that there is no slope to forecast from: the
 honest number (should the forecast be quicker all the same, the trial is told and not counted). `spike` starts
@@ -25,6 +26,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from beds.cgroups import MemoryCgroup
@@ -57,6 +59,8 @@ RUNNER_BYTES = 34 * MIB
 # (bytes above critical at the start, bytes taken at full speed)
 WAYS = {"step": (16 * MIB, 48 * MIB), "spike": (224 * MIB, 256 * MIB)}
 DEATH_SECONDS = 5.0
+LOG_SECONDS = 1.0
+LOG_RESOLUTION_SECONDS = 0.001
 # As systemd/ollama-guard.service sets it.
 UNIT_NICE = -15
 WATCHER_NICE = -20
@@ -68,14 +72,20 @@ class Tally:
     """Latencies of one mode and way, in seconds; ``early``: killed before the crossing, by forecast."""
 
     seconds: list[float] = field(default_factory=list)
+    dead_seconds: list[float] = field(default_factory=list)
     early: int = 0
     missed: int = 0
     void: int = 0
 
-    def quantile(self, share: float) -> float:
+    def quantile(self, share: float, *, dead: bool = False) -> float:
         """Nearest rank; a kill that never came counts as for ever."""
-        ranked = sorted(self.seconds) + [float("inf")] * self.missed
-        return ranked[math.ceil(share * len(ranked)) - 1] if ranked else float("inf")
+        ranked = sorted(self.dead_seconds if dead else self.seconds) + [math.inf] * self.missed
+        return ranked[math.ceil(share * len(ranked)) - 1] if ranked else math.inf
+
+    def add(self, crossed_at: float, signalled_at: float, died_at: float) -> None:
+        """One kill after the crossing, or before it (both 0 then)."""
+        self.seconds.append(max(0.0, signalled_at - crossed_at))
+        self.dead_seconds.append(max(0.0, died_at - crossed_at))
 
 
 class Hog:
@@ -105,54 +115,60 @@ class Hog:
         return self.answer()
 
 
-def trial(way: str, model: str, server: FakeServer, hog: Hog, mode: modes.Mode, tally: Tally) -> None:
+@dataclass(frozen=True)
+class Yard:
+    """What a trial needs."""
+
+    server: FakeServer
+    guard: Guard
+    hog: Hog
+    mode: modes.Mode
+
+
+def trial(way: str, model: str, yard: Yard, tally: Tally) -> None:
     """One crossing."""
     above, size = WAYS[way]
-    hog.do(f"settle {CRITICAL_BYTES + above + RUNNER_BYTES}")
-    request(server.url, "POST", "/api/generate", {"model": model, "stream": False}, timeout=30.0)
-    pid = server.runner_pids().get(model)
-    mode.tend()
+    yard.hog.do(f"settle {CRITICAL_BYTES + above + RUNNER_BYTES}")
+    request(yard.server.url, "POST", "/api/generate", {"model": model, "stream": False}, timeout=30.0)
+    pid = yard.server.runner_pids().get(model)
+    yard.mode.tend()
     time.sleep(random.uniform(0.30, 0.45))  # noqa: S311 - no phase of the guard's tick is to be preferred
     if pid is None or not alive(pid):
         tally.void += 1
         return
+    began = time.clock_gettime(time.CLOCK_BOOTTIME)
     pidfd = os.pidfd_open(pid)
     try:
-        died_at = _cross(hog, size, pidfd)
-        crossed = hog.answer()
+        died_at = _cross(yard.hog, size, pidfd)
+        crossed = yard.hog.answer()
     finally:
         os.close(pidfd)
-    hog.do("release")
+    yard.hog.do("release")
+    _wait_gone(yard.server, model)
     if died_at is None:
         tally.missed += 1
-    elif crossed["below"] is None or died_at < (crossed["above"] or 0.0):
+        return
+    crossed_at = (crossed["above"] or 0.0) if crossed["below"] else math.inf
+    signalled_at = min(died_at, _decided_at(yard.guard, began))
+    if signalled_at < crossed_at:
         tally.early += 1
-        if way == "spike":
-            tally.seconds.append(0.0)
-    else:
-        tally.seconds.append(died_at - (crossed["above"] or 0.0))
-    _wait_gone(server, model)
-    if os.environ.get("DBG"):
-        off = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        import datetime
-
-        rows = []
-        for e in GUARD[0].events():
-            at = datetime.datetime.fromisoformat(e["time"]).timestamp() - off - (crossed["above"] or 0)
-            if -0.5 < at < 0.5:
-                rows.append(f"{at * 1000:.1f}:{e['event']}:{e['message'][:90]}")
-        if died_at and died_at - (crossed["above"] or 0) > 0.035:
-            print(
-                "LAT",
-                f"{(died_at - (crossed['above'] or 0)) * 1000:.1f}",
-                "below",
-                f"{((crossed['below'] or 0) - (crossed['above'] or 0)) * 1000:.1f}",
-                *rows,
-                sep="\n   ",
-            )
+    if signalled_at >= crossed_at or way == "spike":
+        tally.add(crossed_at, signalled_at, died_at)
 
 
-GUARD = []
+def _decided_at(guard: Guard, began: float) -> float:
+    """CLOCK_BOOTTIME of the log line that tells of the kill, rounded up; for ever if there is none."""
+    ahead = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    deadline = time.monotonic() + LOG_SECONDS
+    while time.monotonic() < deadline:
+        for event in reversed(guard.events("decision.made")):
+            at = datetime.fromisoformat(event["time"]).timestamp() - ahead + LOG_RESOLUTION_SECONDS
+            if at < began:
+                break
+            if event["rung"] in {"kill_runner", "abort_load"}:
+                return at
+        time.sleep(0.01)
+    return math.inf
 
 
 def _cross(hog: Hog, size: int, pidfd: int) -> float | None:
@@ -179,7 +195,6 @@ def measure(name: str, way: str, trials: int) -> tuple[Tally, str]:
         env = FRESH_PAGES if name == "hands slowed" else {}
         guard = stack.enter_context(Guard(server.url, cgroup=f"/{cgroup.name}", config=CONFIG, env=env))
         guard.wait_guarding(server.pid)
-        GUARD[:] = [guard]
         os.setpriority(os.PRIO_PROCESS, guard.pid, UNIT_NICE)
         hog = Hog(cgroup)
         stack.callback(hog.started.stop)
@@ -190,7 +205,7 @@ def measure(name: str, way: str, trials: int) -> tuple[Tally, str]:
         oom_kills = cgroup.oom_kills()
         number = 0
         while len(tally.seconds) + tally.missed < trials and number < 3 * trials:
-            trial(way, f"m{number % len(MODELS)}", server, hog, mode, tally)
+            trial(way, f"m{number % len(MODELS)}", Yard(server, guard, hog, mode), tally)
             number += 1
         notes = [mode.note(), f"{tally.early} killed before the crossing" if tally.early else ""]
         notes += [f"{tally.missed} never" if tally.missed else "", f"{tally.void} void" if tally.void else ""]
@@ -216,12 +231,15 @@ def main() -> int:
     wanted = [(name, "step") for name in modes.NAMES] + [("calm", "spike")]
     if words.mode or words.way:
         wanted = [(name, way) for name in words.mode or modes.NAMES for way in words.way or ["step"]]
-    sys.stdout.write(row(["mode", "way", "trials", "p50 ms", "p95 ms", "p99 ms", "max ms", "notes"]))
-    sys.stdout.write(row(["---"] * 8))
+    sys.stdout.write(
+        row(["mode", "way", "trials", "p50 ms", "p95 ms", "p99 ms", "max ms", "dead p99", "notes"])
+    )
+    sys.stdout.write(row(["---"] * 9))
     late = False
     for name, way in wanted:
         tally, notes = measure(name, way, words.trials)
         figures = [f"{tally.quantile(share) * 1000:.1f}" for share in (0.50, 0.95, 0.99, 1.0)]
+        figures.append(f"{tally.quantile(0.99, dead=True) * 1000:.1f}")
         late |= tally.quantile(0.99) > BUDGET_SECONDS
         sys.stdout.write(row([name, way, str(len(tally.seconds) + tally.missed), *figures, notes]))
         sys.stdout.flush()

@@ -80,7 +80,7 @@ def main() -> None:
     runtime_dir, world, role, *compile_argv = sys.argv[1:]
     lock.take(Path(runtime_dir) / "lock")
     setup = Setup(
-        policy=Policy(),
+        policy=Policy(transition_seconds=1.0),  # the default minute is too long for a test
         config="/etc/guard.toml",
         runtime_dir=Path(runtime_dir),
         state_dir="/nonexistent",

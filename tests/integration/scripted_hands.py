@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from ollama_guard.core.model import Outcome, OutcomeKind, Request
-from ollama_guard.wire import ActionPosted, Beat, Channel, OutcomeReported, Replied, RequestPosted
+from ollama_guard.wire import ActionPosted, Beat, Channel, OutcomeReported, PollWanted, Replied, RequestPosted
 
 
 def main() -> None:
@@ -76,6 +76,9 @@ def beat(channel: Channel, role: str) -> None:
                     channel.send(OutcomeReported(outcome))
                 case Replied():
                     sys.stderr.write(f"REPLIED {message.request_id} {message.ok} {message.text}\n")
+                    sys.stderr.flush()
+                case PollWanted():
+                    sys.stderr.write(f"POLL pressed={message.pressed}\n")
                     sys.stderr.flush()
                 case _:
                     pass

@@ -347,3 +347,12 @@ def test_a_second_hup_during_a_reload_makes_another_one(guard: Guard) -> None:
     while len(guard.told("config.reloaded")) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_hands_are_told_when_memory_is_short_and_when_it_no_longer_is(guard: Guard) -> None:
+    """Each poll is a line in the owner's log, so the quick ones must end with the shortage."""
+    guard.show(GIB // 4)
+    guard.start()
+    guard.wait_for("raw", text="POLL pressed=True")
+    guard.show(3 * GIB)
+    guard.wait_for("raw", text="POLL pressed=False")

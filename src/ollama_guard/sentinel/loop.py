@@ -68,6 +68,7 @@ class Loop:
         self._tick_at = self._births_at = self._ticked_at = 0.0
         self._fail_seconds = FAIL_FIRST_SECONDS
         self._polled_at = 0.0
+        self._pressed = False
         self._runners: frozenset[tuple[int, int]] = frozenset()
         outfit.poller.add(outfit.signals.fileno(), lambda _: self._on_signals())
 
@@ -172,6 +173,7 @@ class Loop:
             return
         self.answers.forget()
         self._requests.clear()
+        self._pressed, self._runners = False, frozenset()  # the next hands have heard nothing yet
         for outcome in self.outfit.reflexes.abandon("hands died", now):
             self._ended(outcome)
         self.outfit.tell(Event("hands.restarted", died, Priority.WARNING))
@@ -183,12 +185,14 @@ class Loop:
         pressed = decision.level >= Level.SOFT
         if runners != self._runners:
             reason = "a runner was born" if runners - self._runners else "a runner died"
+        elif pressed != self._pressed:
+            reason = f"memory is at {decision.level.word}"
         elif pressed and now - self._polled_at >= PRESSED_POLL_SECONDS:
             reason = f"memory is at {decision.level.word}"
         else:
             return
         if self.hands.send(PollWanted(reason, pressed)):
-            self._runners, self._polled_at = runners, now
+            self._runners, self._polled_at, self._pressed = runners, now, pressed
 
     def _on_sensor(self, fd: int, events: int) -> None:
         self.outfit.senses.on_ready(fd, events)
