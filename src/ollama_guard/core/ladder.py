@@ -82,7 +82,7 @@ def _bring(scene: Scene, reading: DomainReading, level: Level, need: int, facts:
     if chosen and _in_time(scene, reading, chosen, level):
         total = sum(runner.memory_bytes for runner in chosen)
         listed = ", ".join(_describe(runner) for runner in chosen)
-        reason = f"{facts}: unload {listed}, {bytes_text(total)} of the {bytes_text(need)} wanted"
+        reason = f"{facts}: unload {listed}, {bytes_text(total)} for the {bytes_text(need)} wanted"
         return Draft(Rung.UNLOAD_IDLE, reason, ActionKind.UNLOAD, tuple(chosen), reading.name)
     if level is Level.CRITICAL:
         return _kill(scene, reading, need, facts)
