@@ -185,9 +185,7 @@ class Loop:
         pressed = decision.level >= Level.SOFT
         if runners != self._runners:
             reason = "a runner was born" if runners - self._runners else "a runner died"
-        elif pressed != self._pressed:
-            reason = f"memory is at {decision.level.word}"
-        elif pressed and now - self._polled_at >= PRESSED_POLL_SECONDS:
+        elif pressed != self._pressed or (pressed and now - self._polled_at >= PRESSED_POLL_SECONDS):
             reason = f"memory is at {decision.level.word}"
         else:
             return
