@@ -15,6 +15,10 @@ FOLLOW_UPS_SECONDS = (0.2, 0.5, 1.0, 2.0, 4.0)
 PRESSED_SECONDS = 2.0
 # Seconds that lie between two ps at the least, whatever happens.
 LEAST_GAP_SECONDS = 0.2
+# More polls than this within so many seconds are a storm (a client that asks again and again for a model
+# that is killed at birth): then they come no faster than while memory is short.
+STORM_POLLS = 20
+STORM_SECONDS = 30.0
 # Seconds without an answer after which ps counts as blocked, so that version is asked beside it.
 BLOCKED_SECONDS = 2.0
 # Seconds between two version probes while ps blocks or fails.
@@ -32,6 +36,7 @@ class PollSchedule:
         self._last_word: tuple[str, bool] | None = None
         self._soon: list[float] = [0.0]
         self._sent_at: float | None = None
+        self._recent: list[float] = []
         self._asking = False
         self._version_asking = False
         self._version_sent_at: float | None = None
@@ -60,12 +65,14 @@ class PollSchedule:
         if self._failed_kind == "refused":
             calm = min(calm, REFUSED_SECONDS)
         due = min([self._sent_at + calm, *self._soon])
-        return max(due, self._sent_at + LEAST_GAP_SECONDS)
+        storm = sum(1 for at in self._recent if self._sent_at - at < STORM_SECONDS) > STORM_POLLS
+        return max(due, self._sent_at + (PRESSED_SECONDS if storm else LEAST_GAP_SECONDS))
 
     def ps_sent(self, now: float) -> None:
         """A ps is under way."""
         self._asking, self._sent_at = True, now
         self._soon = [at for at in self._soon if at > now]
+        self._recent = [*self._recent[-STORM_POLLS:], now]
 
     def ps_answered(self, *, changed: bool) -> None:
         """Ps was answered; when something is new, the follow-ups have done their work."""

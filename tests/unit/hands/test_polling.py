@@ -101,3 +101,15 @@ def test_a_server_that_is_gone_is_asked_every_two_seconds_and_then_for_its_versi
     due = schedule.version_due_at()
     assert due is not None
     assert due <= 117.0
+
+
+def test_a_storm_of_births_does_not_become_a_storm_of_polls() -> None:
+    """A client that asks each second for a model that is killed at birth: 5 minutes, not 1,500 lines."""
+    schedule = started()
+    times: list[float] = []
+    for second in range(300):
+        at = 101.0 + second
+        schedule.wanted("born", pressed=False, now=at)
+        schedule.wanted("died", pressed=False, now=at + 0.3)
+        times += story(schedule, at, at + 0.99)
+    assert len(times) < 200
