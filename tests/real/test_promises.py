@@ -37,7 +37,7 @@ def kind(request: pytest.FixtureRequest, ollama_installation: Installation, memo
 
 def hog_beside_an_answer(kind: str, *, guarded: bool, soak: bool) -> tuple[Yard, dict[str, object]]:
     """Big idle, tiny busy with a long answer, a hog that needs what big holds."""
-    limit, seconds = 2560 * MIB, (300.0 if soak else 9.0)
+    limit, seconds = 2560 * MIB, (300.0 if soak else 7.0)
     with yard(kind, limit, guarded=guarded) as place:
         place.server.load("big")
         with (
@@ -48,7 +48,7 @@ def hog_beside_an_answer(kind: str, *, guarded: bool, soak: bool) -> tuple[Yard,
             assert client.wait_streaming()
             place.wait_state("big", "idle")
             killed = place.cgroup.oom_kills()
-            hog.grow(1200 * MIB, 200 * MIB)
+            hog.grow(1200 * MIB, 300 * MIB)
             grown = hog.wait(30)
             answer = client.wait(seconds * 6) if guarded else client.answer
             told: dict[str, object] = {
@@ -191,7 +191,7 @@ def test_4_an_omit_model_stays_and_the_others_make_room(kind: str) -> None:
 
 def test_5_a_frozen_server_is_told_and_the_kill_rung_still_works(kind: str) -> None:
     """SIGSTOP: the tick goes on, the condition says the age of the last answer, critical still kills."""
-    slow = 'unresponsive_after = "3s"\npoll = "1s"\n'
+    slow = 'unresponsive_after = "3s"\npoll = "1s"\nrequest_timeout = "2s"\n'
     for guarded in (False, True):
         with yard(kind, 2560 * MIB, guarded=guarded, ollama=slow) as place, place.hog() as hog:
             place.server.load("big")
@@ -201,7 +201,8 @@ def test_5_a_frozen_server_is_told_and_the_kill_rung_still_works(kind: str) -> N
                 if place.guard is not None:
                     event = place.guard.wait_event("condition.changed", 30, condition="OllamaUnresponsive")
                     assert "last answer" in event["message"]
-                    assert place.guard.status()["conditions"]
+                    held = {c["condition"] for c in place.guard.status()["conditions"]}
+                    assert "OllamaUnresponsive" in held
                 before = place.cgroup.oom_kills()
                 hog.grow(1400 * MIB, 300 * MIB)
                 grown = hog.wait(20)
@@ -287,7 +288,7 @@ def test_10_a_killed_guard_comes_back_as_it_was(kind: str) -> None:
 def test_5_a_silent_api_does_not_stop_the_tick(memory_cgroup: MakeCgroup, fault: str) -> None:
     """It accepts but never answers, or `/api/ps` blocks for 15 s during an unload: critical still kills."""
     memory_cgroup(64 * MIB)
-    slow = 'unresponsive_after = "3s"\npoll = "1s"\n'
+    slow = 'unresponsive_after = "3s"\npoll = "1s"\nrequest_timeout = "2s"\n'
     with yard("fake", 2560 * MIB, guarded=True, ollama=slow) as place, place.hog() as hog:
         guard, server = place.guard, place.server
         assert guard is not None

@@ -17,7 +17,8 @@ from ollama_guard.sentinel.outfit import Outfit
 from ollama_guard.sentinel.supervise import Hands
 from ollama_guard.wire import StatusPosted
 
-# The status is posted at most twice a second: people look, and programs poll, no faster.
+# Numbers alone are posted at most twice a second: people look, and programs poll, no faster. What somebody
+# did or decided is posted at once, so that a status after a command shows what the command did.
 _STATUS_SECONDS = 0.5
 # Reading one's own smaps_rollup costs about a fifth of a millisecond.
 _PSS_SECONDS = 30.0
@@ -30,6 +31,7 @@ class Reporting:
         self._outfit = outfit
         self._hands = hands
         self._posted_at = 0.0
+        self._posted_news: object = None
         self._pss_at: float | None = None
         self._pss_bytes: int | None = None
         self._tick_seconds = 0.0
@@ -43,13 +45,21 @@ class Reporting:
             self._ready = True
             notifier.ready()
         notifier.watchdog(now)
-        if snapshot is None or now - self._posted_at < _STATUS_SECONDS:
+        news = self._news()
+        if snapshot is None or (now - self._posted_at < _STATUS_SECONDS and news == self._posted_news):
             return
-        self._posted_at = now
+        self._posted_at, self._posted_news = now, news
         notifier.status(self._line(snapshot))
         if self._hands.alive:
             mind = self._outfit.mind
             self._hands.send(StatusPosted(view(mind.policy, mind.state, snapshot, self._guard(now))))
+
+    def _news(self) -> object:
+        """What a status must not be late with: all that changes by an act, not with every reading."""
+        state = self._outfit.mind.state
+        conditions = tuple(held.condition for held in state.conditions)
+        acts = (tuple(action.id for action in state.in_flight), state.finished[-1:])
+        return state.level, conditions, state.durable, state.servers, acts
 
     def report(self) -> Event:
         """The state in one line, with its key numbers."""
