@@ -115,7 +115,6 @@ def _look(policy: Policy, state: State, snapshot: Snapshot) -> Scene:
         gone_at=_gone(state, snapshot),
         unhonoured={blob: until for blob, until in state.unhonoured.items() if until > snapshot.now},
         servers=tuple((s.pid, s.start_ticks) for s in snapshot.servers),
-        server_names=tuple(s.proof for s in snapshot.servers),
     )
     scene = Scene(policy, state, snapshot, census(policy, state, snapshot))
     domains = _domains(scene, state.domains, stalled=stalled)

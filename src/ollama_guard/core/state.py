@@ -142,7 +142,6 @@ class State:
     soft_cap: int | None = None
     soft_cap_quiet_since_at: float | None = None
     servers: tuple[tuple[int, int], ...] = ()
-    server_names: tuple[str, ...] = ()
     gone_at: Mapping[str, float] = field(default_factory=dict)
     purged_at: Mapping[str, float] = field(default_factory=dict)
     stalled_seconds: float = 0.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from ollama_guard.core.decide import decide, planned_delay
+from ollama_guard.core.decide import decide
 from ollama_guard.core.events import Event, Priority
 from ollama_guard.core.model import (
     ApiReading,
@@ -131,8 +131,8 @@ class Mind:
         self.state = absorb(self.policy, self.state, outcome)
 
     def delay_seconds(self) -> float:
-        """How long until the next full tick."""
-        return planned_delay(self.policy, self.state, self.snapshot) if self.snapshot else 0.0
+        """Seconds until the next full tick, as the last one planned it: what the stall check goes by too."""
+        return self.state.planned_delay_seconds
 
     def _look(self, before: State, told: Told, requests: tuple[Request, ...]) -> tuple[State, Decision]:
         self.snapshot = self._senses.sense(
