@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -267,6 +268,9 @@ def test_usr1_logs_the_state_on_one_line(guard: Guard) -> None:
     assert reported["level"] == "ok"
     assert reported["pss_bytes"] > MIB
     assert "4.0 GiB available" in reported["message"]
+    assert re.search(
+        r"guard: [0-9.]+ MiB PSS, [0-9.]+ s of CPU, 0 lines dropped; hands: ", reported["message"]
+    )
 
 
 def compiler(folder: Path, text: str) -> tuple[str, ...]:
@@ -282,6 +286,13 @@ def reloaded(guard: Guard, script: str) -> Callable[[], None]:
         pass
     guard.notified.clear()
     return lambda: guard.signal(signal.SIGHUP)
+
+
+def wait_reloaded(guard: Guard, times: int) -> None:
+    deadline = time.monotonic() + 10
+    while len(guard.told("config.reloaded")) < times:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_hup_takes_a_good_file(guard: Guard) -> None:
@@ -336,17 +347,25 @@ def test_a_policy_is_taken_even_if_keeping_its_copy_hangs(guard: Guard) -> None:
     assert guard.end() == 0
 
 
+def test_readings_that_hang_on_a_disk_do_not_pile_up(guard: Guard) -> None:
+    """Each hanging one would stay as a process until the disk answers: the third is refused at once."""
+    text = json.dumps(json.dumps(to_plain(Policy())))
+    hup = reloaded(guard, f"import os, time; os.write(1, {text}.encode()); os.close(1); time.sleep(600)")
+    for count in (1, 2):
+        hup()
+        wait_reloaded(guard, count)
+    hup()
+    assert "2 earlier readings still wait" in guard.wait_for("config.rejected", seconds=1)["message"]
+    assert guard.end() == 0
+
+
 def test_a_second_hup_during_a_reload_makes_another_one(guard: Guard) -> None:
     text = json.dumps(json.dumps(to_plain(Policy())))
     hup = reloaded(guard, f"import time; time.sleep(0.4); print({text})")
     hup()
     time.sleep(0.1)
     hup()
-    guard.wait_for("config.reloaded")
-    deadline = time.monotonic() + 5
-    while len(guard.told("config.reloaded")) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_reloaded(guard, 2)
 
 
 def test_hands_are_told_when_memory_is_short_and_when_it_no_longer_is(guard: Guard) -> None:

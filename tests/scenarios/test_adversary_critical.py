@@ -19,16 +19,6 @@ from ollama_guard.core.state import Durable, State
 from ollama_guard.testing.scenario import World
 
 
-def acted(world: World) -> list[tuple[Rung, tuple[str, ...]]]:
-    """Every action begun, as (rung, names), in order."""
-    return [(d.rung, action.names) for d in world.decisions for action in d.actions if not d.would]
-
-
-def restart(world: World) -> None:
-    """The guard dies and starts again: only the durable part of its state is left."""
-    world.state = State(durable=world.state.durable)
-
-
 def test_a_runner_that_hangs_after_its_kill_does_not_keep_another_victim_from_dying() -> None:
     """SIGKILL does nothing to a process in D state: the next has its turn, and no shot a tick is fired."""
     world = World(other=500 * MIB)
@@ -37,7 +27,7 @@ def test_a_runner_that_hangs_after_its_kill_does_not_keep_another_victim_from_dy
     world.play(5)
     world.hog_rate, world.hog_target = 200 * MIB, 650 * MIB
     world.play(60)
-    killed = [names for rung, names in acted(world) if rung is Rung.KILL_RUNNER]
+    killed = [names for rung, names in world.acted() if rung is Rung.KILL_RUNNER]
     assert ("other",) in killed
     assert killed.count(("stuck",)) <= 4
     assert world.oom_kills == 0
@@ -53,7 +43,7 @@ def test_a_kill_that_is_refused_by_the_kernel_is_not_tried_each_tick() -> None:
             refused = Outcome(action.id, OutcomeKind.FAILED, world.now, detail="EPERM")
             world.state = absorb(world.policy, world.state, refused)
         world.pass_time(0.05)
-    kills = [rung for rung, _ in acted(world) if rung is Rung.KILL_RUNNER]
+    kills = [rung for rung, _ in world.acted() if rung is Rung.KILL_RUNNER]
     assert 3 <= len(kills) <= 5
 
 
@@ -75,7 +65,7 @@ def test_a_container_at_critical_with_its_budget_spent_holds_and_says_so() -> No
     world.state = State(durable=Durable(fruitless_kills=tuple(world.now - 60 * n for n in range(6))[::-1]))
     world.play(20)
     assert world.state.domains[CONTAINER].urgent is Level.CRITICAL
-    assert not acted(world)
+    assert not world.acted()
     assert any("budget" in d.reason for d in world.decisions)
 
 
@@ -84,7 +74,7 @@ def test_the_same_at_the_host_kills_all_the_same() -> None:
     world.load("busy", 2200 * MIB, busy=True)
     world.state = State(durable=Durable(fruitless_kills=tuple(world.now - n for n in range(6))[::-1]))
     world.play(5)
-    assert acted(world) == [(Rung.KILL_RUNNER, ("busy",))]
+    assert world.acted() == [(Rung.KILL_RUNNER, ("busy",))]
 
 
 def test_a_drain_in_flight_does_not_keep_critical_waiting() -> None:
@@ -92,12 +82,12 @@ def test_a_drain_in_flight_does_not_keep_critical_waiting() -> None:
     world.load("a", 900 * MIB, busy=True)
     world.load("b", 800 * MIB, busy=True)
     world.play(20)
-    assert acted(world)[0][0] is Rung.DRAIN_BUSY
+    assert world.acted()[0][0] is Rung.DRAIN_BUSY
     world.hog_rate, world.hog_target = 150 * MIB, 400 * MIB
     world.play(10)
-    kills = [names for rung, names in acted(world) if rung is Rung.KILL_RUNNER]
+    kills = [names for rung, names in world.acted() if rung is Rung.KILL_RUNNER]
     assert len(kills) == 1
-    assert kills[0] == acted(world)[0][1], "the one that was to end anyway is the least harm"
+    assert kills[0] == world.acted()[0][1], "the one that was to end anyway is the least harm"
     assert world.oom_kills == 0
 
 
@@ -108,7 +98,7 @@ def test_an_unload_that_would_come_after_the_end_is_not_waited_for() -> None:
     world.play(5)
     world.hog_rate, world.hog_target = 100 * MIB, 200 * MIB
     world.play(30, until=lambda w: bool(w.state.in_flight))
-    assert acted(world)[0][0] is Rung.UNLOAD_IDLE
+    assert world.acted()[0][0] is Rung.UNLOAD_IDLE
     world.hog_rate, world.hog_target = 1500 * MIB, 1500 * MIB
     world.play(3)
     assert world.model("slow") is None
@@ -124,7 +114,7 @@ def test_a_small_idle_model_does_not_die_where_a_busy_one_has_to_die_anyway() ->
     world.api_silent_since = world.now - 100
     world.hog_rate, world.hog_target = 1500 * MIB, 880 * MIB
     world.play(10)
-    assert [names for rung, names in acted(world) if rung is Rung.KILL_RUNNER] == [("large",)]
+    assert [names for rung, names in world.acted() if rung is Rung.KILL_RUNNER] == [("large",)]
 
 
 def test_a_forecast_of_critical_still_unloads_what_soft_would() -> None:
@@ -135,7 +125,7 @@ def test_a_forecast_of_critical_still_unloads_what_soft_would() -> None:
     world.play(5)
     world.hog_rate, world.hog_target = 2 * GIB, 7 * GIB
     world.play(10)
-    assert acted(world)[0] == (Rung.UNLOAD_IDLE, ("idle",))
+    assert world.acted()[0] == (Rung.UNLOAD_IDLE, ("idle",))
     assert world.model("busy")
 
 

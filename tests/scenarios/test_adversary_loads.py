@@ -6,18 +6,7 @@ from ollama_guard.core.model import (
     Rung,
 )
 from ollama_guard.core.policy import GIB, MIB
-from ollama_guard.core.state import State
 from ollama_guard.testing.scenario import World
-
-
-def acted(world: World) -> list[tuple[Rung, tuple[str, ...]]]:
-    """Every action begun, as (rung, names), in order."""
-    return [(d.rung, action.names) for d in world.decisions for action in d.actions if not d.would]
-
-
-def restart(world: World) -> None:
-    """The guard dies and starts again: only the durable part of its state is left."""
-    world.state = State(durable=world.state.durable)
 
 
 def test_a_restarted_guard_never_aborts_a_loaded_model_whose_cache_is_not_touched_yet() -> None:
@@ -26,10 +15,10 @@ def test_a_restarted_guard_never_aborts_a_loaded_model_whose_cache_is_not_touche
     world.load("lazy", 2 * GIB, busy=True).foreseen = 3 * GIB
     world.api_silent_since = 0.0
     world.play(10)
-    restart(world)
+    world.restart()
     world.play(10)
     assert world.model("lazy")
-    assert Rung.ABORT_LOAD not in [rung for rung, _ in acted(world)]
+    assert Rung.ABORT_LOAD not in [rung for rung, _ in world.acted()]
 
 
 def test_a_restarted_guard_finishes_judging_a_load_that_is_seen_to_grow() -> None:
@@ -39,7 +28,7 @@ def test_a_restarted_guard_finishes_judging_a_load_that_is_seen_to_grow() -> Non
     world.now += 8.0
     huge.taken = 800 * MIB
     world.play(5, until=lambda w: not w.model("huge"))
-    assert acted(world) == [(Rung.ABORT_LOAD, ("huge",))]
+    assert world.acted() == [(Rung.ABORT_LOAD, ("huge",))]
 
 
 def test_a_model_that_has_just_loaded_is_not_aborted_when_a_neighbour_takes_the_room() -> None:
@@ -60,7 +49,7 @@ def test_a_load_that_breaks_one_domain_is_aborted_before_another_domain_makes_ro
     world.play(5)
     world.load("huge", 3 * GIB, loaded=False)
     world.play(5, until=lambda w: not w.model("huge"))
-    assert acted(world) == [(Rung.ABORT_LOAD, ("huge",))]
+    assert world.acted() == [(Rung.ABORT_LOAD, ("huge",))]
 
 
 def test_a_load_of_unknown_size_is_aborted_at_critical_before_a_busy_one_dies() -> None:
@@ -70,7 +59,7 @@ def test_a_load_of_unknown_size_is_aborted_at_critical_before_a_busy_one_dies() 
     loading = world.load("unknown", 4 * GIB, loaded=False)
     loading.known = False
     world.play(10)
-    assert [rung for rung, _ in acted(world)] == [Rung.ABORT_LOAD]
+    assert [rung for rung, _ in world.acted()] == [Rung.ABORT_LOAD]
     assert world.model("busy")
     assert world.oom_kills == 0
 

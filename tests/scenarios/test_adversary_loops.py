@@ -14,18 +14,7 @@ from ollama_guard.core.model import (
 )
 from ollama_guard.core.narrate import events
 from ollama_guard.core.policy import GIB, MIB, OllamaPolicy, Policy
-from ollama_guard.core.state import State
 from ollama_guard.testing.scenario import World
-
-
-def acted(world: World) -> list[tuple[Rung, tuple[str, ...]]]:
-    """Every action begun, as (rung, names), in order."""
-    return [(d.rung, action.names) for d in world.decisions for action in d.actions if not d.would]
-
-
-def restart(world: World) -> None:
-    """The guard dies and starts again: only the durable part of its state is left."""
-    world.state = State(durable=world.state.durable)
 
 
 def test_an_unload_whose_outcome_never_comes_is_not_tried_for_ever() -> None:
@@ -34,7 +23,7 @@ def test_an_unload_whose_outcome_never_comes_is_not_tried_for_ever() -> None:
     for _ in range(int(120 / 0.1)):
         world.tick()
         world.pass_time(0.1)
-    unloads = [names for rung, names in acted(world) if rung is Rung.UNLOAD_IDLE]
+    unloads = [names for rung, names in world.acted() if rung is Rung.UNLOAD_IDLE]
     assert 1 <= len(unloads) <= 2
 
 
@@ -46,7 +35,7 @@ def test_an_unload_that_is_skipped_is_not_tried_each_tick() -> None:
             skipped = Outcome(action.id, OutcomeKind.SKIPPED, world.now, detail="not touched")
             world.state = absorb(world.policy, world.state, skipped)
         world.pass_time(0.1)
-    assert len(acted(world)) <= 30 / 2 + 1
+    assert len(world.acted()) <= 30 / 2 + 1
 
 
 def test_observing_tells_a_ghost_once_a_minute_at_most() -> None:
@@ -94,14 +83,14 @@ def test_a_condemned_blob_whose_kill_fails_is_not_shot_at_each_tick() -> None:
         world.play(5, until=lambda w: not w.model("mid"))
         world.play(1)
     assert world.state.durable.condemned
-    begun = len(acted(world))
+    begun = len(world.acted())
     world.load("mid", 1 * GIB, loaded=False).dies = False
     for _ in range(100):
         for action in world.tick().actions:
             failed = Outcome(action.id, OutcomeKind.FAILED, world.now, detail="EPERM")
             world.state = absorb(world.policy, world.state, failed)
         world.now += 0.05
-    assert len(acted(world)) - begun <= 2
+    assert len(world.acted()) - begun <= 2
 
 
 def test_holding_between_two_domains_does_not_fill_the_log() -> None:

@@ -16,18 +16,7 @@ from ollama_guard.core.model import (
 )
 from ollama_guard.core.narrate import events
 from ollama_guard.core.policy import GIB, MIB, ModelRule
-from ollama_guard.core.state import State
 from ollama_guard.testing.scenario import World, blob_of
-
-
-def acted(world: World) -> list[tuple[Rung, tuple[str, ...]]]:
-    """Every action begun, as (rung, names), in order."""
-    return [(d.rung, action.names) for d in world.decisions for action in d.actions if not d.would]
-
-
-def restart(world: World) -> None:
-    """The guard dies and starts again: only the durable part of its state is left."""
-    world.state = State(durable=world.state.durable)
 
 
 def test_a_suspend_of_hours_costs_no_model_and_says_that_it_was_one() -> None:
@@ -45,7 +34,7 @@ def test_a_suspend_of_hours_costs_no_model_and_says_that_it_was_one() -> None:
     told = [e for e in events(before, world.state, decision, snapshot) if e.name == "guard.stalled"]
     assert "2.0 h" in told[0].message
     world.play(20)
-    assert not acted(world)
+    assert not world.acted()
     assert not world.state.conditions
     world.play(15)
     assert [held.condition for held in world.state.conditions] == [Condition.OLLAMA_UNRESPONSIVE]
@@ -109,4 +98,4 @@ def test_names_of_one_blob_in_two_model_folders_are_judged_as_one() -> None:
     world.catalogue["again"] = replace(entry, names=("b:latest",), models_dir="/elsewhere")
     world.play(40)
     assert entry.blob == blob_of("a:latest")
-    assert not acted(world)
+    assert not world.acted()

@@ -79,15 +79,6 @@ def test_a_dead_ollama_says_why() -> None:
     assert "http://127.0.0.1:11434 does not answer (connection refused)" in status_text(document)
 
 
-def test_a_reason_that_names_the_address_is_told_once() -> None:
-    document = deepcopy(DOCUMENT)
-    document["ollama"] |= {"alive": False, "version": None}
-    document["unknown"]["ollama.version"] = "can't connect to http://127.0.0.1:11434: refused"
-    assert "ollama     does not answer: can't connect to http://127.0.0.1:11434: refused" in status_text(
-        document
-    )
-
-
 def test_one_of_several_containers_has_its_name_behind_the_label() -> None:
     document = deepcopy(DOCUMENT)
     document["domains"][0]["name"] = "container:a-unit-with-a-long-name.service"

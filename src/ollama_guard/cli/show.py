@@ -72,11 +72,7 @@ def _domain(domain: Mapping[str, Any], unknown: Mapping[str, str]) -> str:
 def _ollama(ollama: Mapping[str, Any], unknown: Mapping[str, str]) -> str:
     if not ollama["alive"]:
         reason = unknown.get("ollama.version", "it did before")
-        return (
-            f"does not answer: {reason}"
-            if ollama["url"] in reason
-            else f"{ollama['url']} does not answer ({reason})"
-        )
+        return f"{ollama['url']} does not answer ({reason})"
     text = f"{ollama['url']} version {ollama['version'] or 'unknown'}"
     if ollama["latency_seconds"] is not None:
         text += f", answered in {1000 * ollama['latency_seconds']:.0f} ms"

@@ -24,10 +24,10 @@ _REQUEST_LIMIT = 64 * 1024
 _HEADER_LIMIT = 16 * 1024
 # Connections per socket; a person and a few scripts.
 _CONNECTION_LIMIT = 64
-# Seconds after which an idle connection is closed.
-_IDLE_SECONDS = 60
+# Seconds after which a connection without a request is closed: clients here are local, and ask at once.
+_IDLE_SECONDS = 5
 # Seconds between two looks at idle connections.
-_LOOP_SECONDS = 10
+_LOOP_SECONDS = 5
 
 
 class Face:
@@ -52,6 +52,7 @@ class Face:
             max_request_header_size=_HEADER_LIMIT,
             connection_limit=_CONNECTION_LIMIT,
             channel_timeout=_IDLE_SECONDS,
+            cleanup_interval=_LOOP_SECONDS,
             asyncore_loop_timeout=_LOOP_SECONDS,
             asyncore_use_poll=True,
         )

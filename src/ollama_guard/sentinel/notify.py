@@ -22,7 +22,8 @@ class Notifier:
         self._watchdog_at: float | None = None
         self._notifier: sdnotify.SystemdNotifier | None = None
         address = os.environ.get("NOTIFY_SOCKET", "")
-        if not address:
+        self.wanted = bool(address)
+        if not self.wanted:
             self.reason = "NOTIFY_SOCKET is not set"
             return
         # sdnotify leaks its socket when it can't connect, so the usual failure is looked for first.

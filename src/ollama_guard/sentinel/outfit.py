@@ -179,8 +179,7 @@ class Outfit:
         self.tell(selftest.kill_path(self.reaper, self.senses.still_the_same), selftest.lock_memory())
         for fact in self.senses.capabilities():
             self.tell(selftest.say(fact.name, may=fact.ok, sentence=fact.sentence))
-        systemd = "sd_notify works" if self.notifier.active else f"no sd_notify: {self.notifier.reason}"
-        self.tell(selftest.say("sd_notify", may=self.notifier.active, sentence=systemd))
+        self.tell(selftest.service_manager(self.notifier))
         self.tell(selftest.say("journal", may=True, sentence=f"events are logged as {self.journal.form}"))
 
 

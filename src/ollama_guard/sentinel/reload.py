@@ -26,6 +26,8 @@ DEFAULT_ARGV = (sys.executable, "-I", "-m", "ollama_guard.settings", "compile")
 DEADLINE_SECONDS = 10.0
 # How long a compiler that has printed its policy may take to end before the policy is taken anyway.
 LATE_COPY_SECONDS = 1.0
+# Compilers that may wait at a time for a disk that does not answer; each HUP could leave one more.
+LATE_LIMIT = 2
 # A policy is a few KiB; a hundred times that is no policy.
 _OUTPUT_LIMIT = 1024**2
 _CHUNK = 65_536
@@ -69,6 +71,10 @@ class Reload:
         """Start the compiler, or remember to start it again after the one at work."""
         if self._run is not None:
             self._again = True
+            return
+        if len(self._late) >= LATE_LIMIT:
+            waiting = f"{len(self._late)} earlier readings still wait for a disk that does not answer"
+            self._finished(None, [waiting])
             return
         try:
             self._run = self._start(now)

@@ -75,7 +75,10 @@ class Reporting:
             "in_flight": len(state.in_flight),
             "hands": self._hands.reason or "alive",
         }
-        return Event("guard.reported", self._line(snapshot) if snapshot else "no tick yet", fields=fields)
+        size = "size unknown" if guard["pss_bytes"] is None else f"{bytes_text(guard['pss_bytes'])} PSS"
+        own = f"guard: {size}, {guard['cpu_seconds']:.1f} s of CPU, {guard['dropped']} lines dropped"
+        text = f"{self._line(snapshot) if snapshot else 'no tick yet'}; {own}; hands: {fields['hands']}"
+        return Event("guard.reported", text, fields=fields)
 
     def _line(self, snapshot: Snapshot) -> str:
         """``ok; host 3.1 GiB of 4.0 GiB available; 2 runners, 1.4 GiB``."""

@@ -12,6 +12,7 @@ import resource
 import select
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ollama_guard.core.events import Event, Priority
@@ -19,6 +20,7 @@ from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Ru
 from ollama_guard.core.units import bytes_text
 from ollama_guard.sentinel import children, kernel
 from ollama_guard.sentinel.clock import boottime
+from ollama_guard.sentinel.notify import Notifier
 from ollama_guard.sentinel.poller import Poller
 from ollama_guard.sentinel.reaper import Reaper
 from ollama_guard.sentinel.reflexes import Reflexes
@@ -42,6 +44,14 @@ def say(subject: str, *, may: bool, sentence: str, **fields: float | str) -> Eve
         Priority.INFO if may else Priority.NOTICE,
         {"subject": subject, "may": may, **fields},
     )
+
+
+def service_manager(notifier: Notifier) -> Event:
+    """Whether systemd hears of us; on a terminal nobody is there to hear, which is no fault."""
+    if notifier.active:
+        return say("sd_notify", may=True, sentence="sd_notify works")
+    event = say("sd_notify", may=False, sentence=f"no sd_notify: {notifier.reason}")
+    return event if notifier.wanted else replace(event, priority=Priority.INFO)
 
 
 def lower_oom_score(path: Path = Path("/proc/self/oom_score_adj")) -> Event:

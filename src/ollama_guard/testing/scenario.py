@@ -24,6 +24,7 @@ from ollama_guard.core.model import (
     Outcome,
     OutcomeKind,
     Request,
+    Rung,
     RunnerReading,
     ServerReading,
     Snapshot,
@@ -230,6 +231,14 @@ class World:
             self.tick()
             self.pass_time(min(self.state.planned_delay_seconds, end - self.now + 1e-6))
         self.settle()
+
+    def acted(self) -> list[tuple[Rung, tuple[str, ...]]]:
+        """Every action begun, as (rung, names), in order."""
+        return [(d.rung, action.names) for d in self.decisions for action in d.actions if not d.would]
+
+    def restart(self) -> None:
+        """The guard dies and starts again: only the durable part of its state is left."""
+        self.state = State(durable=self.state.durable)
 
     def with_policy(self, **changes: object) -> World:
         """The same world under a changed policy."""

@@ -60,7 +60,7 @@ def exchange(
     except httpcore.TimeoutException as problem:
         raise OllamaError("timeout", f"{where} was not answered within {deadline_seconds:.1f} s") from problem
     except _UNREACHABLE as problem:
-        raise OllamaError("refused", f"{where}: can't connect to {base_url}: {_said(problem)}") from problem
+        raise OllamaError("refused", f"{where}: can't connect: {_said(problem)}") from problem
     except _BROKEN as problem:
         raise OllamaError("bad_answer", f"{where}: the answer broke off: {_said(problem)}") from problem
 
