@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from ollama_guard.core.codec import CodecError, from_plain, to_plain
+from ollama_guard.core.footprint import Footprint, Lesson
 from ollama_guard.core.model import Action, ApiReading, CatalogueEntry, Outcome, Request
 from ollama_guard.core.policy import Policy
 
@@ -65,6 +66,20 @@ class CatalogueObserved:
 
 
 @dataclass(frozen=True, slots=True)
+class FootprintsObserved:
+    """hands -> sentinel: rows of the ledger that are new or have changed; ``anew``: forget all others first.
+
+    ``at`` and ``watched_seconds`` as in `core.footprint.Ledger`. A whole ledger comes a few rows at a time,
+    so that taking it in never makes a tick late.
+    """
+
+    at: float
+    watched_seconds: float
+    rows: tuple[Footprint, ...] = ()
+    anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class OutcomeReported:
     """hands -> sentinel: how an action that hands carried out ended; never dropped."""
 
@@ -83,6 +98,13 @@ class ActionPosted:
     """sentinel -> hands: carry this out before its deadline and report an Outcome."""
 
     action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class FootprintsLearned:
+    """sentinel -> hands: what a tick taught about footprints, to be kept."""
+
+    lessons: tuple[Lesson, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +141,7 @@ class PolicyPosted:
 
 Message = (
     Beat | ApiObserved | CatalogueObserved | OutcomeReported | RequestPosted
-    | ActionPosted | PollWanted | Replied | StatusPosted | PolicyPosted
+    | ActionPosted | PollWanted | Replied | StatusPosted | PolicyPosted | FootprintsObserved | FootprintsLearned
 )  # fmt: skip
 
 LATEST_WINS = (Beat, ApiObserved, CatalogueObserved, StatusPosted)

@@ -10,9 +10,11 @@ from dataclasses import replace
 
 from ollama_guard.core import cap, condemned, conditions, ghosts, ladder, narrate, requests, sane
 from ollama_guard.core.events import one_line
+from ollama_guard.core.ledger import key_of
 from ollama_guard.core.model import (
     Action,
     ActionKind,
+    Activity,
     Decision,
     Level,
     Mode,
@@ -24,7 +26,7 @@ from ollama_guard.core.pace import delay_seconds, planned_delay
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.pressure import absent, observe
 from ollama_guard.core.runners import Runner, census, remember
-from ollama_guard.core.scene import Scene, relief_seconds
+from ollama_guard.core.scene import Scene, measured_unload_seconds, relief_seconds
 from ollama_guard.core.state import DomainState, Durable, State
 
 __all__ = ["absorb", "decide", "mode_of", "planned_delay"]
@@ -211,7 +213,16 @@ def _action(scene: Scene, draft: ladder.Draft, runner: Runner, number: int, requ
         domain=draft.domain,
         reason=one_line(draft.reason),
         request_id=request_id,
+        footprint=runner.row.key if runner.row is not None else key_of(runner.reading),
+        measured_seconds=measured_unload_seconds(policy, runner),
+        cuts_answer=draft.kind is ActionKind.KILL and _is_answering(scene, runner),
     )
+
+
+def _is_answering(scene: Scene, runner: Runner) -> bool:
+    """Whether a runner answers somebody; one in a drain does so until it has ended."""
+    draining = any(a.key == runner.key and a.rung is Rung.DRAIN_BUSY for a in scene.state.in_flight)
+    return runner.activity is Activity.BUSY or draining
 
 
 def _commit(scene: Scene, decision: Decision) -> State:

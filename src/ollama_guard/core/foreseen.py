@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ollama_guard.core import sane
+from ollama_guard.core import ledger, sane
 from ollama_guard.core.model import ApiReading, CatalogueEntry, RunnerReading, Snapshot
 from ollama_guard.core.state import RunnerState
 
@@ -17,26 +17,78 @@ SETTLED_SILENT_SECONDS = 5.0
 BORN_BEFORE_SECONDS = 5.0
 # A share of the foreseen size at which a listed model counts as loaded without waiting.
 LOADED_SHARE = 0.9
+# A load that has outgrown what was measured by this much is not like the one that was measured (another
+# Ollama, fewer layers on the GPU): then the estimate counts again.
+OUTGROWN_SHARE = 1.1
+# A load is waited for this many times as long as the ones before it took, on average: a cold page cache, or a
+# busy disk, makes it about so much slower. And no longer than this (seconds), whatever was measured.
+LOAD_PATIENCE = 2.0
+LONGEST_LOAD_SECONDS = 600.0
 # Ollama's context when the command line doesn't tell (tokens; facts 2.5).
 DEFAULT_CONTEXT_TOKENS = 4096
 
 
-def foreseen_bytes(reading: RunnerReading, snapshot: Snapshot) -> int | None:
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a runner will take, in bytes (None = not known), and the words that say how that is known."""
+
+    count: int | None
+    source: str = "estimated from its weights and context"
+
+
+def foreseen(reading: RunnerReading, snapshot: Snapshot) -> Foreseen:
+    """As measured before, else scaled from the nearest context that was measured, else estimated."""
+    estimate = Foreseen(estimated_bytes(reading, snapshot))
+    key = ledger.key_of(reading)
+    row = ledger.nearest(snapshot.footprints, key) if key is not None else None
+    if key is None or row is None or row.anon_bytes is None:
+        return estimate
+    measured = row.anon_bytes + (row.shmem_bytes or 0)
+    source = "as measured before"
+    if row.key.context_tokens != key.context_tokens:
+        entry = _entry(reading, snapshot)
+        per_token = sane.count(entry.kv_bytes_per_token) if entry else None
+        if per_token is None:
+            return estimate
+        # A cache of fewer bits than f16 would make too much of the difference: never below the weights.
+        least = 0 if key.weights_mapped or row.vram_bytes else _weights(reading, entry) or 0
+        measured = max(measured + per_token * (key.context_tokens - row.key.context_tokens), least)
+        source = f"as measured with {row.key.context_tokens} tokens of context, for {key.context_tokens}"
+    if reading.freeable_bytes > OUTGROWN_SHARE * measured:
+        return replace(estimate, count=max(measured, estimate.count or 0))
+    return Foreseen(measured, source)
+
+
+def load_seconds(reading: RunnerReading, snapshot: Snapshot) -> float | None:
+    """How long loads of just this kind took on average, None if none was measured."""
+    key = ledger.key_of(reading)
+    row = ledger.exact(snapshot.footprints, key) if key is not None else None
+    return row.load_seconds if row is not None else None
+
+
+def estimated_bytes(reading: RunnerReading, snapshot: Snapshot) -> int | None:
     """Anonymous bytes that a runner takes once loaded: weights + f16 KV cache (facts 3.4); None if unknown.
 
     Mapped weights are page cache, which the kernel takes back by itself, so only the KV cache counts.
     Compute buffers and the prompt cache are left out: too small an estimate is mended by relief, too
     large a one would abort a load that fits.
     """
-    entry = next((e for e in snapshot.catalogue if e.blob == reading.blob), None) if reading.blob else None
-    weights = reading.blob_bytes
-    if weights is None and entry is not None:
-        weights = sane.count(entry.size_bytes)
+    entry = _entry(reading, snapshot)
+    weights = _weights(reading, entry)
     if weights is None:
         return None
     context = reading.context_tokens or min(DEFAULT_CONTEXT_TOKENS, _training(entry))
     cache = (sane.count(entry.kv_bytes_per_token) or 0) * context if entry else 0
     return cache + (0 if reading.weights_mapped else weights)
+
+
+def _entry(reading: RunnerReading, snapshot: Snapshot) -> CatalogueEntry | None:
+    return next((e for e in snapshot.catalogue if e.blob == reading.blob), None) if reading.blob else None
+
+
+def _weights(reading: RunnerReading, entry: CatalogueEntry | None) -> int | None:
+    known = reading.blob_bytes
+    return sane.count(entry.size_bytes) if known is None and entry is not None else known
 
 
 def _training(entry: CatalogueEntry | None) -> int:
@@ -52,13 +104,19 @@ def has_loaded(state: RunnerState, reading: RunnerReading, snapshot: Snapshot) -
     ):
         return True
     if not _listed_since(api, reading):
-        return still_seconds >= SETTLED_SILENT_SECONDS and now - state.first_seen_at >= SETTLED_SILENT_SECONDS
+        silent_seconds = max(SETTLED_SILENT_SECONDS, _usual_seconds(reading, snapshot))
+        return still_seconds >= SETTLED_SILENT_SECONDS and now - state.first_seen_at >= silent_seconds
     if not lists_loading(api):
         return True
-    foreseen = foreseen_bytes(reading, snapshot)
-    if foreseen and reading.freeable_bytes >= LOADED_SHARE * foreseen:
+    whole = foreseen(reading, snapshot).count
+    if whole and reading.freeable_bytes >= LOADED_SHARE * whole:
         return True
     return still_seconds >= SETTLED_LISTED_SECONDS
+
+
+def _usual_seconds(reading: RunnerReading, snapshot: Snapshot) -> float:
+    """Until then a load that stands still may only wait for its disk; 0 when none was measured."""
+    return min(LOAD_PATIENCE * (load_seconds(reading, snapshot) or 0.0), LONGEST_LOAD_SECONDS)
 
 
 def born_before(state: RunnerState, reading: RunnerReading) -> bool:
@@ -70,11 +128,8 @@ def _has_weights(reading: RunnerReading, snapshot: Snapshot) -> bool:
     """Whether the weights are in: what grows after that is cache in use, not a load."""
     if reading.weights_mapped:
         return True
-    cacheless = foreseen_bytes(replace(reading, weights_mapped=True), snapshot)
-    foreseen = foreseen_bytes(reading, snapshot)
-    if foreseen is None or cacheless is None:
-        return False
-    return reading.freeable_bytes >= LOADED_SHARE * (foreseen - cacheless)
+    weights = _weights(reading, _entry(reading, snapshot))
+    return weights is not None and reading.freeable_bytes >= LOADED_SHARE * weights
 
 
 def _listed_since(api: ApiReading, reading: RunnerReading) -> bool:

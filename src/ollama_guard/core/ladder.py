@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ollama_guard.core import budgets, condemned, loads, victims
 from ollama_guard.core.model import ActionKind, Activity, DomainReading, Level, LoadedModel, Rung
 from ollama_guard.core.runners import Runner
-from ollama_guard.core.scene import Scene, kill_seconds, killable, unload_seconds
+from ollama_guard.core.scene import Scene, all_unloaded_seconds, kill_seconds, killable
 from ollama_guard.core.units import bytes_text, seconds_text
 
 
@@ -82,7 +82,8 @@ def _bring(scene: Scene, reading: DomainReading, level: Level, need: int, facts:
     if chosen and _in_time(scene, reading, chosen, level):
         total = sum(runner.memory_bytes for runner in chosen)
         listed = ", ".join(_describe(runner) for runner in chosen)
-        reason = f"{facts}: unload {listed}, {bytes_text(total)} for the {bytes_text(need)} wanted"
+        order = victims.order_text(scene, reading.name, len(chosen))
+        reason = f"{facts}: unload {listed}, {bytes_text(total)} for the {bytes_text(need)} wanted{order}"
         return Draft(Rung.UNLOAD_IDLE, reason, ActionKind.UNLOAD, tuple(chosen), reading.name)
     if level is Level.CRITICAL:
         return _kill(scene, reading, need, facts)
@@ -96,8 +97,7 @@ def _in_time(scene: Scene, reading: DomainReading, chosen: list[Runner], urgent:
     left = scene.seconds_to_exhaustion(reading)
     if urgent < Level.CRITICAL or left is None:
         return True
-    total = sum(runner.memory_bytes for runner in chosen)
-    return unload_seconds(scene.policy, scene.state.rates, total) < left
+    return all_unloaded_seconds(scene.policy, scene.state.rates, chosen) < left
 
 
 def _drain(scene: Scene, reading: DomainReading, need: int, facts: str) -> Draft:
@@ -167,7 +167,7 @@ def _describe(runner: Runner) -> str:
             doing = "asked to stop"
         case _:
             doing = "busy"
-    return f"{runner.title} ({doing}, {bytes_text(runner.freeable_bytes)})"
+    return f"{runner.title} ({doing}, {bytes_text(runner.freeable_bytes)}{victims.worth_text(runner)})"
 
 
 def _why_nobody(scene: Scene, reading: DomainReading) -> str:

@@ -1,6 +1,6 @@
 """Loads in flight, judged at birth: does what is still to come fit, and if not, what has to go?
 
-A newborn runner's final size is foreseeable (facts 3.4). It fits when it leaves every domain above its
+A newborn runner's final size is foreseeable (`foreseen`). It fits when it leaves every domain above its
 hard threshold; it fits with the idle gone when unloading them would make it so; else it is aborted
 before anything else is touched.
 """
@@ -58,12 +58,13 @@ def _judge_one(scene: Scene, runner: Runner, reading: DomainReading, ahead_bytes
     idle = [v for v in victims.idle(scene, reading.name) if v.reading.blob != runner.reading.blob]
     facts = (
         f"{runner.title} is loading and will need {bytes_text(remaining)} more of its "
-        f"{bytes_text(runner.foreseen_bytes or 0)}; {reading.name} has {bytes_text(max(0, room))} above hard"
+        f"{bytes_text(runner.foreseen_bytes or 0)} ({runner.foreseen_source}); {reading.name} has {bytes_text(max(0, room))} above hard"
     )
     if sum(victim.memory_bytes for victim in idle) >= need:
         chosen = victims.fewest(idle, need)
-        listed = ", ".join(victim.title for victim in chosen)
-        reason = f"{facts}: unload idle {listed} to make room"
+        listed = ", ".join(f"{victim.title}{victims.worth_text(victim)}" for victim in chosen)
+        order = victims.order_text(scene, reading.name, len(chosen))
+        reason = f"{facts}: unload idle {listed} to make room{order}"
         return Verdict(Rung.UNLOAD_IDLE, ActionKind.UNLOAD, tuple(chosen), reason, reading.name)
     if not _may_abort(scene, runner, reading):
         return None

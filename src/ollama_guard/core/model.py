@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
+from ollama_guard.core.footprint import FootprintKey, Ledger
+
 HOST = "host"
 CONTAINER = "container"
 
@@ -116,7 +118,7 @@ class RunnerReading:
     """One model process that is provably Ollama's, or a candidate that is not proven (``proven`` False).
 
     ``blob`` is ``sha256:<hex>`` of the model layer, None until the argv helper has answered.
-    ``context_tokens`` is the total over all slots (num_ctx x parallel). ``weights_mapped`` is whether
+    ``context_tokens`` is the total over all ``parallel`` slots (num_ctx x parallel). ``weights_mapped`` is whether
     the weights are file-backed, hence reclaimable (argv without ``--no-mmap`` / ``--load-mode none``,
     facts 3.2). ``domains`` names every domain whose memory this process counts in.
     """
@@ -140,6 +142,7 @@ class RunnerReading:
     major_faults: int | None = None
     process_state: str = "?"
     domains: tuple[str, ...] = (HOST,)
+    parallel: int | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -234,6 +237,7 @@ class Snapshot:
 
     ``blind`` holds a sentence for each thing that must be known before acting and can't be read now:
     the host's memory, or whose a process is that would have to be Ollama's server or runner.
+    ``footprints`` is what earlier runners were measured to cost.
     """
 
     now: float
@@ -247,6 +251,7 @@ class Snapshot:
     hands_alive: bool = True
     hands_reason: str = ""
     blind: tuple[str, ...] = ()
+    footprints: Ledger = field(default_factory=Ledger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +260,8 @@ class Action:
 
     ``model`` is a name to say to the API (any alias acts on the blob); ``names`` are all aliases.
     ``expected_bytes`` should come back by ``deadline_at`` (boottime seconds); ``needs_bytes`` is the
-    least that the blob is known to need when loaded.
+    least that the blob is known to need when loaded. ``footprint`` is the victim's row of the ledger,
+    ``measured_seconds`` how long unloads of it took (None: never measured); ``cuts_answer``: somebody is being answered.
     """
 
     id: int
@@ -272,6 +278,9 @@ class Action:
     domain: str = HOST
     reason: str = ""
     request_id: int | None = None
+    footprint: FootprintKey | None = None
+    measured_seconds: float | None = None
+    cuts_answer: bool = False
 
     @property
     def key(self) -> tuple[int, int] | None:

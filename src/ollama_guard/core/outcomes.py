@@ -51,7 +51,7 @@ def _learn(policy: Policy, state: State, action: Action, outcome: Outcome) -> Ra
     by_hand = action.request_id is not None  # may be busy, so its time says nothing of an idle one's
     if outcome.kind is not OutcomeKind.DONE or action.rung is Rung.DRAIN_BUSY or issued is None or by_hand:
         return state.rates
-    prior = expected_seconds(policy, Rates(), action)
+    prior = expected_seconds(policy, Rates(), replace(action, measured_seconds=None))
     low, high = RATE_BOUNDS
     measured = min(max((outcome.at - issued) / prior, low), high) if prior > 0 else 1.0
     match action.kind:

@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import sane
-from ollama_guard.core.foreseen import SETTLED_LISTED_SECONDS, born_before, foreseen_bytes, has_loaded
+from ollama_guard.core import ledger, sane
+from ollama_guard.core.footprint import Footprint
+from ollama_guard.core.foreseen import (
+    SETTLED_LISTED_SECONDS,
+    SETTLED_SILENT_SECONDS,
+    born_before,
+    foreseen,
+    has_loaded,
+)
 from ollama_guard.core.model import (
     ActionKind,
     Activity,
@@ -18,7 +25,7 @@ from ollama_guard.core.model import (
     RunnerReading,
     Snapshot,
 )
-from ollama_guard.core.policy import MIB, ModelRule, Policy, Protect
+from ollama_guard.core.policy import GIB, MIB, ModelRule, Policy, Protect
 from ollama_guard.core.state import RunnerState, State
 
 # A runner whose CPU time moved by more than this share of one core is at work (design, section 4).
@@ -30,11 +37,19 @@ IDLE_WINDOW_SECONDS = 2.0
 SAMPLE_SPACING_SECONDS = 0.15
 # Growth below this is noise of the allocator, not a load that makes progress (bytes).
 GROWTH_STEP_BYTES = 4 * MIB
+# What a load costs until one was measured: seconds, and seconds per GiB (a real Ollama here read 1.5 GiB in
+# 1.6 to 2.8 s). A slower disk is slower for all alike, so the order of worth stays.
+LOAD_PRIOR_SECONDS = 0.3
+LOAD_PRIOR_SECONDS_PER_GIB = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """One proven runner with everything that the ladder judges it by (bytes, boottime seconds)."""
+    """One proven runner with everything that the ladder judges it by (bytes, boottime seconds).
+
+    ``foreseen_source`` says how ``foreseen_bytes`` is known; ``row`` is its own row of the ledger;
+    ``asked_per_day`` is None until the ledger has been kept for a week.
+    """
 
     reading: RunnerReading
     names: tuple[str, ...]
@@ -45,6 +60,9 @@ class Runner:
     idle_seconds: float
     spell_seconds: float | None
     still_seconds: float = 0.0
+    foreseen_source: str = ""
+    row: Footprint | None = None
+    asked_per_day: float | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -60,6 +78,19 @@ class Runner:
     def memory_bytes(self) -> int:
         """What its end gives back to *memory*: what lies in swap already helps no threshold."""
         return (self.reading.anon_bytes or 0) + (self.reading.shmem_bytes or 0)
+
+    @property
+    def load_seconds(self) -> float:
+        """What having it back costs: as measured, else the prior."""
+        measured = self.row.load_seconds if self.row is not None else None
+        if measured is not None:
+            return measured
+        return LOAD_PRIOR_SECONDS + LOAD_PRIOR_SECONDS_PER_GIB * self.memory_bytes / GIB
+
+    @property
+    def worth(self) -> float:
+        """Seconds of loading that a day of keeping it saves, per GiB that it holds (GDSF, see `ledger`)."""
+        return (self.asked_per_day or 0.0) * self.load_seconds * GIB / max(self.memory_bytes, MIB)
 
     @property
     def growing(self) -> bool:
@@ -123,9 +154,16 @@ def _remember_one(old: RunnerState | None, reading: RunnerReading, snapshot: Sna
     bytes_now = reading.freeable_bytes
     if bytes_now >= state.peak_bytes + GROWTH_STEP_BYTES:
         state = replace(state, peak_bytes=bytes_now, grew_at=now)
-    state = replace(state, blob=reading.blob or state.blob, cpu=_cpu_samples(state, reading, now))
+    state = replace(
+        state,
+        blob=reading.blob or state.blob,
+        footprint=state.footprint or ledger.key_of(reading),
+        cpu=_cpu_samples(state, reading, now),
+    )
     if state.loaded_at is None and has_loaded(state, reading, snapshot):
         state = replace(state, loaded_at=now, last_used_at=now)
+    if state.measured_at is None and _has_settled(state, reading, now):
+        state = replace(state, measured_at=now)
     busy = not is_idle(state, now) or reading.process_state in WAITING_STATES
     if busy and state.busy_since_at is None:
         return replace(state, busy_since_at=now, last_used_at=now)
@@ -134,6 +172,17 @@ def _remember_one(old: RunnerState | None, reading: RunnerReading, snapshot: Sna
     if state.busy_since_at is not None:
         return replace(state, busy_since_at=None, spell_seconds=now - state.busy_since_at)
     return state
+
+
+def _has_settled(state: RunnerState, reading: RunnerReading, now: float) -> bool:
+    """Whether its size is that of a load: it was seen to be born, has loaded, and stands still, or has had time.
+
+    What grows later is the prompt cache (facts 3.3), which no load begins with.
+    """
+    if state.loaded_at is None or born_before(state, reading):
+        return False
+    still = now - max(state.grew_at, state.loaded_at) >= SETTLED_LISTED_SECONDS
+    return still or now - state.loaded_at >= SETTLED_SILENT_SECONDS
 
 
 def _cpu_samples(state: RunnerState, reading: RunnerReading, now: float) -> tuple[tuple[float, float], ...]:
@@ -156,27 +205,38 @@ def is_idle(state: RunnerState, now: float) -> bool:
     return elapsed > 0 and moved <= BUSY_CPU_SHARE * elapsed
 
 
+def has_worked(state: RunnerState, now: float) -> bool:
+    """Proven to have worked in the last seconds: to wait for memory, or not to be known, is not to be asked."""
+    spans = len(state.cpu) >= 2 and now - state.cpu[0][0] >= IDLE_WINDOW_SECONDS
+    return spans and not is_idle(state, now)
+
+
 def census(policy: Policy, state: State, snapshot: Snapshot) -> tuple[Runner, ...]:
     """Every proven runner as the ladder sees it; ``state.runners`` must be of this snapshot."""
     pasts: Mapping[tuple[int, int], RunnerState] = {(s.pid, s.start_ticks): s for s in state.runners}
     stopping = {action.key for action in state.in_flight if action.kind is not ActionKind.PURGE_GHOST}
-    views = []
+    book, views = snapshot.footprints, []
+    week = ledger.has_a_week(book, snapshot.now)
     for reading in snapshot.runners:
         past = pasts.get(reading.key)
         if past is None:
             continue
         names = names_of(reading.blob, snapshot)
+        ahead, key = foreseen(reading, snapshot), past.footprint
         views.append(
             Runner(
                 reading=reading,
                 names=names,
                 activity=_activity(past, reading, snapshot.now, stopping=reading.key in stopping),
                 rule=rule_for(policy, names),
-                foreseen_bytes=foreseen_bytes(reading, snapshot),
+                foreseen_bytes=ahead.count,
                 last_used_at=past.last_used_at,
                 idle_seconds=snapshot.now - past.last_used_at,
                 spell_seconds=past.spell_seconds,
                 still_seconds=snapshot.now - past.grew_at,
+                foreseen_source=ahead.source,
+                row=ledger.exact(book, key) if key is not None else None,
+                asked_per_day=ledger.asked_per_day(book, reading.blob or "", snapshot.now) if week else None,
             )
         )
     return tuple(views)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeVar
 
+from ollama_guard.core.footprint import Footprint
 from ollama_guard.core.model import ApiReading, DomainReading, LoadedModel, Outcome, RunnerReading, Snapshot
 
 T = TypeVar("T")
@@ -19,6 +20,10 @@ T = TypeVar("T")
 LARGEST_COUNT = 2**60
 # Seconds above this can't be (30,000 years), since boot or since 1970.
 LATEST_SECONDS = 1e12
+_FOOTPRINT_SIZES = ("anon_bytes", "shmem_bytes", "file_bytes", "vram_bytes", "peak_bytes")
+_FOOTPRINT_COUNTS = ("loads", "uses", "answers_cut")
+_FOOTPRINT_TIMES = ("load_seconds", "unload_seconds")
+_FOOTPRINT_MOMENTS = ("asked", "asked_at", "first_seen_wall", "last_used_wall")
 # Characters of a model's name; Ollama itself refuses names above about 350.
 LONGEST_NAME = 512
 
@@ -31,6 +36,12 @@ def count(value: int | None) -> int | None:
 def seconds(value: float | None) -> float | None:
     """A time or duration in seconds, None when it is not finite or absurd."""
     return value if value is not None and -LATEST_SECONDS <= value <= LATEST_SECONDS else None
+
+
+def duration(value: float | None) -> float | None:
+    """A time or duration that can't be negative, None when it is, or absurd."""
+    checked = seconds(value)
+    return None if checked is None or checked < 0 else checked
 
 
 def names(given: Iterable[str]) -> tuple[str, ...]:
@@ -58,6 +69,17 @@ def outcome_of(outcome: Outcome, last_at: float | None) -> Outcome:
     at = seconds(outcome.at)
     return replace(
         outcome, at=(last_at or 0.0) if at is None else at, freed_bytes=count(outcome.freed_bytes) or 0
+    )
+
+
+def footprint_of(row: Footprint) -> Footprint:
+    """The same row without sizes, times and counts that can't be."""
+    return _with(
+        row,
+        **{name: count(getattr(row, name)) for name in _FOOTPRINT_SIZES},
+        **{name: count(getattr(row, name)) or 0 for name in _FOOTPRINT_COUNTS},
+        **{name: duration(getattr(row, name)) for name in _FOOTPRINT_TIMES},
+        **{name: duration(getattr(row, name)) or 0.0 for name in _FOOTPRINT_MOMENTS},
     )
 
 
@@ -107,18 +129,19 @@ def _runners(readings: tuple[RunnerReading, ...], now: float) -> tuple[RunnerRea
 
 
 def _runner(reading: RunnerReading, now: float) -> RunnerReading:
-    born_at, cpu = seconds(reading.born_at), seconds(reading.cpu_seconds)
+    born_at = seconds(reading.born_at)
     return _with(
         reading,
         born_at=now if born_at is None else min(born_at, now),
         blob=reading.blob or None,
         blob_bytes=count(reading.blob_bytes),
         context_tokens=count(reading.context_tokens),
+        parallel=count(reading.parallel),
         anon_bytes=count(reading.anon_bytes),
         shmem_bytes=count(reading.shmem_bytes),
         file_bytes=count(reading.file_bytes),
         swap_bytes=count(reading.swap_bytes),
-        cpu_seconds=None if cpu is None or cpu < 0 else cpu,
+        cpu_seconds=duration(reading.cpu_seconds),
     )
 
 
@@ -128,7 +151,7 @@ def _api(api: ApiReading, now: float) -> ApiReading:
         probed_at=_past(api.probed_at, now),
         answered_at=_past(api.answered_at, now),
         loaded_at=_past(api.loaded_at, now),
-        latency_seconds=None if (waited := seconds(api.latency_seconds)) is None or waited < 0 else waited,
+        latency_seconds=duration(api.latency_seconds),
         loaded=tuple(_loaded(model) for model in api.loaded if names([model.name])),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ollama_guard.core.model import (
@@ -23,6 +23,8 @@ from ollama_guard.core.state import DomainState, Rates, State
 # Relief in flight is waited for this many times as long as it is expected to take, before the next
 # rung: the priors are medians, and a busy machine's tail is about three times its median.
 PATIENCE = 3.0
+# A blob's measured unload time counts within these multiples of the prior, as `Rates` do.
+MEASURED_BOUNDS = (0.2, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,24 @@ def unload_seconds(policy: Policy, rates: Rates, count: int) -> float:
     return rates.unload * (policy.unload_prior_seconds + policy.unload_prior_seconds_per_gib * count / GIB)
 
 
+def measured_unload_seconds(policy: Policy, runner: Runner) -> float | None:
+    """How long unloads of this runner's blob took, within reason; None if none was measured."""
+    measured = runner.row.unload_seconds if runner.row is not None else None
+    if measured is None:
+        return None
+    low, high = (share * unload_seconds(policy, Rates(), runner.memory_bytes) for share in MEASURED_BOUNDS)
+    return min(max(measured, low), high)
+
+
+def all_unloaded_seconds(policy: Policy, rates: Rates, runners: Sequence[Runner]) -> float:
+    """Expected seconds until all of these are unloaded: Ollama tears them down one after the other (facts 1.3)."""
+    measured = [measured_unload_seconds(policy, runner) for runner in runners]
+    known = [seconds for seconds in measured if seconds is not None]
+    if len(known) == len(measured):
+        return sum(known)
+    return unload_seconds(policy, rates, sum(runner.memory_bytes for runner in runners))
+
+
 def kill_seconds(policy: Policy, rates: Rates, count: int) -> float:
     """Expected seconds until a killed process of ``count`` bytes has given them back."""
     return rates.kill * (policy.kill_prior_seconds + policy.kill_prior_seconds_per_gib * count / GIB)
@@ -149,6 +169,8 @@ def expected_seconds(policy: Policy, rates: Rates, action: Action) -> float:
     """How long an action should take."""
     if action.kind is ActionKind.KILL:
         return kill_seconds(policy, rates, action.expected_bytes)
+    if action.measured_seconds is not None:
+        return action.measured_seconds
     return unload_seconds(policy, rates, action.expected_bytes)
 
 
@@ -163,9 +185,9 @@ def relief_seconds(
     """How long the relief that each level calls for would take: an unload, at critical a kill."""
     least = policy.min_reclaim_bytes(capacity)
     views = list(runners)
-    idle = [r.memory_bytes for r in views if r.activity is Activity.IDLE]
+    idle = [all_unloaded_seconds(policy, rates, [r]) for r in views if r.activity is Activity.IDLE]
     mortal = [r.memory_bytes for r in views if killable(r)]
-    unload = unload_seconds(policy, rates, max(idle)) if idle else 0.0
+    unload = max(idle, default=0.0)
     kill = (
         kill_seconds(policy, rates, min((b for b in mortal if b >= least), default=max(mortal)))
         if mortal

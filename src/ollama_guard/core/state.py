@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ollama_guard.core.footprint import FootprintKey
 from ollama_guard.core.model import Action, Condition, Decision, Level, Outcome
 
 
@@ -86,7 +87,8 @@ class RunnerState:
     ``cpu`` are (at, cpu_seconds) samples of the last seconds. ``grew_at`` is when ``peak_bytes`` last
     rose. ``loaded_at`` is when it was first known to have finished loading. ``busy_since_at`` bounds
     the present busy spell; ``spell_seconds`` is the last finished one. ``last_used_at`` is when it was
-    last busy.
+    last busy. ``footprint`` is its row of the ledger; ``measured_at`` is when its size had settled after a
+    load that was seen from its birth on.
     """
 
     pid: int
@@ -100,6 +102,8 @@ class RunnerState:
     spell_seconds: float | None = None
     last_used_at: float = 0.0
     blob: str | None = None
+    footprint: FootprintKey | None = None
+    measured_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

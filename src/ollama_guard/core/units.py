@@ -12,6 +12,16 @@ def bytes_text(count: float) -> str:
     return f"{count / MIB:.0f} MiB"
 
 
+def rate_text(per_day: float) -> str:
+    """``3 times a day``, ``once a week``, ``less than once a week``."""
+    for count, unit in ((per_day, "day"), (per_day * 7, "week")):
+        if count >= 1.5:
+            return f"{count:.0f} times a {unit}"
+        if count >= 0.75:
+            return f"once a {unit}"
+    return "less than once a week"
+
+
 def seconds_text(seconds: float) -> str:
     """``0.4 s``, ``12 s``, ``5 min``, ``2.0 h``, ``7.0 days``."""
     if seconds < 10:

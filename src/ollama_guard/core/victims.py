@@ -1,6 +1,7 @@
 """Who gives memory back: candidates by harm, then the fewest that reach the target.
 
-Worth is "least recently used" until a ledger of uses exists. Preference comes before all else:
+Worth is how often a model is asked for x how long its load takes / what it frees, once the ledger has been
+kept for a week; before that the longest unused is worth least. Preference comes before all else:
 ``omit`` is not a candidate below ``critical``, and never with ``protect = "always"``.
 """
 
@@ -19,6 +20,7 @@ from ollama_guard.core.model import (
 )
 from ollama_guard.core.runners import Runner
 from ollama_guard.core.scene import Scene, killable
+from ollama_guard.core.units import rate_text, seconds_text
 
 # The pause before the same runner is shot at again (seconds): after the first kill of it that failed, and
 # after the third that was skipped (the looks did not agree: that is no reason to wait at first). Each
@@ -150,6 +152,24 @@ def _harm(scene: Scene, reading: DomainReading, runner: Runner) -> int | None:
             return 0 if any(scene.too_late(action, reading) for action in actions) else None
 
 
-def _worth(runner: Runner) -> tuple[bool, float, int]:
-    """Least worth first: plain before ``avoid``, longest unused, then the one that frees most."""
-    return (runner.rule.preference is Preference.AVOID, runner.last_used_at, -runner.freeable_bytes)
+def _worth(runner: Runner) -> tuple[bool, float, float, int]:
+    """Least worth first: plain before ``avoid``, `Runner.worth` (0 for all before the ledger has a week),
+    longest unused, then the one that frees most.
+    """
+    avoid = runner.rule.preference is Preference.AVOID
+    return (avoid, runner.worth, runner.last_used_at, -runner.freeable_bytes)
+
+
+def worth_text(runner: Runner) -> str:
+    """``, asked for 3 times a day, 12 s to load``; "" while that does not count yet."""
+    if runner.asked_per_day is None:
+        return ""
+    return f", asked for {rate_text(runner.asked_per_day)}, {seconds_text(runner.load_seconds)} to load"
+
+
+def order_text(scene: Scene, name: str, chosen: int) -> str:
+    """By what the chosen idle ones were chosen, where others could have been."""
+    others = idle(scene, name)
+    if len(others) <= chosen:
+        return ""
+    return "; the longest unused first" if others[0].asked_per_day is None else "; the least worth first"

@@ -7,8 +7,11 @@ import sys
 import time
 import traceback
 from collections import deque
+from dataclasses import replace
 
 from ollama_guard.core.events import Event, Priority
+from ollama_guard.core.footprint import Ledger
+from ollama_guard.core.ledger import with_rows
 from ollama_guard.core.model import (
     Action,
     ActionKind,
@@ -31,6 +34,8 @@ from ollama_guard.wire import (
     ActionPosted,
     ApiObserved,
     CatalogueObserved,
+    FootprintsLearned,
+    FootprintsObserved,
     Message,
     OutcomeReported,
     PolicyPosted,
@@ -119,6 +124,8 @@ class Loop:
             for action in decision.actions:
                 self._act(action)
         self.outfit.tell(*wavered, *mind.narrate(decision))
+        if lessons := mind.learn():
+            self.hands.send(FootprintsLearned(lessons))
         self._ask_for_polls(decision, now)
         self.outfit.keep_state()
         self.outfit.follow_sensors(self._on_sensor)
@@ -156,6 +163,11 @@ class Loop:
                     return
             case CatalogueObserved():
                 self.told.catalogue = message.entries
+            case FootprintsObserved():
+                kept = Ledger() if message.anew else self.told.footprints
+                kept = replace(kept, at=message.at, watched_seconds=message.watched_seconds)
+                self.told.footprints = with_rows(kept, message.rows)
+                return
             case RequestPosted() if len(self._requests) < REQUESTS_LIMIT:
                 self._requests.append(message.request)
             case OutcomeReported():

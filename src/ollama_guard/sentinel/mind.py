@@ -8,6 +8,8 @@ from typing import Protocol
 
 from ollama_guard.core.decide import decide
 from ollama_guard.core.events import Event, Priority
+from ollama_guard.core.footprint import Ledger, Lesson
+from ollama_guard.core.lessons import lessons
 from ollama_guard.core.model import (
     ApiReading,
     CatalogueEntry,
@@ -84,6 +86,7 @@ class Told:
 
     api: ApiReading = field(default_factory=ApiReading)
     catalogue: tuple[CatalogueEntry, ...] = ()
+    footprints: Ledger = field(default_factory=Ledger)
     alive: bool = False
     reason: str = ""
 
@@ -96,7 +99,7 @@ class Mind:
         self.state = State(durable=durable)
         self.snapshot: Snapshot | None = None
         self._senses = senses
-        self._narrated = self.state
+        self._narrated = self._learned = self.state
 
     def think(self, told: Told, requests: tuple[Request, ...]) -> tuple[Decision, list[Event]]:
         """Sense and decide; before a disruptive step twice, and the step stands only if both agree.
@@ -126,6 +129,13 @@ class Mind:
         self._narrated = self.state
         return told
 
+    def learn(self) -> tuple[Lesson, ...]:
+        """What was taught about footprints since the last call."""
+        assert self.snapshot is not None
+        told = lessons(self._learned, self.state, self.snapshot)
+        self._learned = self.state
+        return told
+
     def absorb(self, outcome: Outcome) -> None:
         """Take in how an action ended."""
         self.state = absorb(self.policy, self.state, outcome)
@@ -135,9 +145,10 @@ class Mind:
         return self.state.planned_delay_seconds
 
     def _look(self, before: State, told: Told, requests: tuple[Request, ...]) -> tuple[State, Decision]:
-        self.snapshot = self._senses.sense(
+        sensed = self._senses.sense(
             clock.boottime(), clock.wall(), told.api, told.catalogue, requests, told.alive, told.reason
         )
+        self.snapshot = replace(sensed, footprints=told.footprints)
         return decide(self.policy, before, self.snapshot)
 
     def _let_go(self, decision: Decision) -> Decision:

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ollama_guard.core.decide import absorb, decide
+from ollama_guard.core.footprint import Ledger
+from ollama_guard.core.ledger import taught
+from ollama_guard.core.lessons import lessons
 from ollama_guard.core.model import (
     CONTAINER,
     HOST,
@@ -94,6 +97,8 @@ class World:
     requests: tuple[Request, ...] = ()
     oom_kills: int = 0
     catalogue: dict[str, CatalogueEntry] = field(default_factory=dict, repr=False)
+    ledger: Ledger = field(default_factory=Ledger, repr=False)
+    _learned: State = field(default_factory=State, repr=False)
 
     def load(
         self, name: str, size: int, *, loaded: bool = True, busy: bool = False, aliases: tuple[str, ...] = ()
@@ -145,6 +150,7 @@ class World:
             catalogue=tuple(self.catalogue.values()),
             requests=self.requests,
             hands_alive=self.hands_alive,
+            footprints=self.ledger,
         )
 
     def _runner(self, model: Model, domains: tuple[str, ...]) -> RunnerReading:
@@ -158,6 +164,7 @@ class World:
             blob=blob_of(model.name) if model.known else None,
             blob_bytes=(model.foreseen or model.size) if model.known else None,
             context_tokens=4096,
+            parallel=1,
             anon_bytes=model.taken,
             shmem_bytes=0,
             file_bytes=10 * MIB,
@@ -188,8 +195,12 @@ class World:
 
     def tick(self) -> Decision:
         """One decision, its actions begun."""
-        self.state, decision = decide(self.policy, self.state, self.snapshot())
-        self.requests = ()
+        snapshot = self.snapshot()
+        self.state, decision = decide(self.policy, self.state, snapshot)
+        learnt = lessons(self._learned, self.state, snapshot)
+        self._learned, self.requests = self.state, ()
+        if learnt:
+            self.ledger, _ = taught(self.ledger, learnt, self.now, snapshot.wall)
         self.decisions.append(decision)
         if not decision.would:
             for action in decision.actions:

@@ -217,4 +217,5 @@ def _runner_reading(runner: Runner, names: Mapping[bytes, str]) -> RunnerReading
         major_faults=stat.major_faults,
         process_state=stat.state,
         domains=(HOST,) if container is None else (HOST, container),
+        parallel=None if argv is None else argv.parallel,
     )
