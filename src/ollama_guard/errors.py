@@ -2,6 +2,8 @@
 
 GuardError
 ├── ConfigError            the owner's file: which value, where, what is allowed   (exit 78)
+├── LedgerError            the footprint ledger's file can't be read or written now
+│   └── NewerLedger        it is of a newer version of this program, which alone may write it
 ├── ServiceUnavailable     the daemon, or what a command needs, is not there       (exit 69)
 └── OllamaError            one call to Ollama's API failed; ``kind`` names how
     (kinds: refused, timeout, too_large, bad_answer, http_error, not_found, redirect)
@@ -24,6 +26,14 @@ class ConfigError(GuardError):
 
 class ServiceUnavailable(GuardError):
     """What was asked for needs something that is not running or not reachable."""
+
+
+class LedgerError(GuardError):
+    """The footprint ledger's file can't be read or written now: the disk, its rights, another's lock."""
+
+
+class NewerLedger(LedgerError):
+    """The file is of a newer schema than this program knows; it is left as it is."""
 
 
 class OllamaError(GuardError):

@@ -141,7 +141,8 @@ class PolicyPosted:
 
 Message = (
     Beat | ApiObserved | CatalogueObserved | OutcomeReported | RequestPosted
-    | ActionPosted | PollWanted | Replied | StatusPosted | PolicyPosted | FootprintsObserved | FootprintsLearned
+    | ActionPosted | PollWanted | Replied | StatusPosted | PolicyPosted
+    | FootprintsObserved | FootprintsLearned
 )  # fmt: skip
 
 LATEST_WINS = (Beat, ApiObserved, CatalogueObserved, StatusPosted)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_guard import wire
+from ollama_guard.core.footprint import Footprint, FootprintKey, Lesson
 from ollama_guard.core.model import (
     Action,
     ActionKind,
@@ -25,6 +26,7 @@ from ollama_guard.core.model import (
 from ollama_guard.core.policy import ModelRule, Policy
 
 BLOB = "sha256:" + "a" * 64
+KEY = FootprintKey(BLOB, 8192, 4, weights_mapped=True)
 MESSAGES: list[wire.Message] = [
     wire.Beat(1.5, 24_000_000),
     wire.ApiObserved(ApiReading(probed_at=1.0, loaded=(LoadedModel("m:latest", BLOB, 1, 0, -3.5, 4096),))),
@@ -34,6 +36,8 @@ MESSAGES: list[wire.Message] = [
     wire.ActionPosted(Action(7, ActionKind.UNLOAD, Rung.UNLOAD_IDLE, 9.0, BLOB, "m", ("m", "n"))),
     wire.PollWanted("born", pressed=True),
     wire.Replied(3, ok=False, text="no", detail={"pid": 4, "deep": [1, None, {"x": "y"}]}),
+    wire.FootprintsObserved(5.0, 9.5, (Footprint(KEY, anon_bytes=7, load_seconds=1.5, uses=2),), anew=True),
+    wire.FootprintsLearned((Lesson(KEY, vram_bytes=0, uses=1),)),
     wire.StatusPosted({"level": "ok", "domains": [{"available_bytes": 5}], "unknown": {}}),
     wire.PolicyPosted(Policy(models={"m": ModelRule(Preference.OMIT)})),
 ]

@@ -18,7 +18,7 @@ from ollama_guard.core.footprint import Footprint, FootprintKey, Ledger, Lesson
 from ollama_guard.core.model import RunnerReading
 
 DAY_SECONDS = 86400.0
-# How long a ledger must have been kept before its frequencies say more than who came last (design, section 5).
+# How long a ledger must have been kept until frequencies say more than who came last (design, section 5).
 WEEK_SECONDS = 7 * DAY_SECONDS
 # A request counts half after this long (seconds): weekday habits show, and last month's model fades.
 HALF_LIFE_SECONDS = WEEK_SECONDS
@@ -34,14 +34,15 @@ _BLOB = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 def key_of(reading: RunnerReading) -> FootprintKey | None:
     """The row of a runner, None while its blob is not known or is no digest."""
-    if reading.blob is None or not _BLOB.match(reading.blob):
-        return None
-    return FootprintKey(
-        reading.blob,
-        sane.count(reading.context_tokens) or 0,
-        sane.count(reading.parallel) or 0,
-        bool(reading.weights_mapped),
-    )
+    context, parallel = sane.count(reading.context_tokens), sane.count(reading.parallel)
+    key = FootprintKey(reading.blob or "", context or 0, parallel or 0, bool(reading.weights_mapped))
+    return key if is_possible(key) else None
+
+
+def is_possible(key: FootprintKey) -> bool:
+    """Whether a runner can have this key: its blob is a digest, its numbers are counts."""
+    counts = (key.context_tokens, key.parallel)
+    return bool(_BLOB.match(key.blob)) and all(sane.count(number) is not None for number in counts)
 
 
 def watched_seconds(ledger: Ledger, now: float) -> float:
@@ -63,7 +64,7 @@ def exact(ledger: Ledger, key: FootprintKey) -> Footprint | None:
 
 
 def nearest(ledger: Ledger, key: FootprintKey) -> Footprint | None:
-    """The measured row from which the size at ``key`` is best told: the same slots, then the nearest context."""
+    """The measured row that tells most of the size at ``key``: the same slots, then the nearest context."""
     rows = [
         row
         for row in ledger.by_blob.get(key.blob, ())
@@ -86,17 +87,17 @@ def asked_per_day(ledger: Ledger, blob: str, now: float) -> float:
     """
     kept = watched_seconds(ledger, now)
     asked = sum(_faded(row, kept) for row in ledger.by_blob.get(blob, ()))
-    faded_days = HALF_LIFE_SECONDS / DAY_SECONDS / math.log(2) * (1 - 0.5 ** (kept / HALF_LIFE_SECONDS))
+    faded_days = HALF_LIFE_SECONDS / DAY_SECONDS / math.log(2) * (1 - math.exp2(-kept / HALF_LIFE_SECONDS))
     return asked / faded_days if faded_days > 0 else 0.0
 
 
 def _faded(row: Footprint, kept_seconds: float) -> float:
     asked, asked_at = sane.duration(row.asked) or 0.0, sane.duration(row.asked_at) or 0.0
-    return asked * 0.5 ** (max(0.0, kept_seconds - asked_at) / HALF_LIFE_SECONDS)
+    return asked * math.exp2(-max(0.0, kept_seconds - asked_at) / HALF_LIFE_SECONDS)
 
 
 def learned(known: Footprint | None, lesson: Lesson, kept_seconds: float, wall: float) -> Footprint:
-    """The row after a lesson; ``kept_seconds`` is the ledger's time. Sizes: the newest. Times: running means."""
+    """The row after a lesson, at ``kept_seconds`` of the ledger. Sizes: the newest. Times: running means."""
     row = known or Footprint(lesson.key, asked_at=kept_seconds, first_seen_wall=wall)
     if lesson.uses:
         asked = _faded(row, kept_seconds) + lesson.uses
@@ -148,9 +149,9 @@ def with_rows(ledger: Ledger, rows: Iterable[Footprint]) -> Ledger:
     """The ledger with these rows in the place of those of the same keys, within its bounds."""
     by_blob = dict(ledger.by_blob)
     for row in map(sane.footprint_of, rows):
-        others = [other for other in by_blob.get(row.key.blob, ()) if other.key != row.key]
-        others.sort(key=lambda other: -other.asked_at)
-        by_blob[row.key.blob] = (row, *others[: ROWS_PER_BLOB - 1])
+        others = (other for other in by_blob.get(row.key.blob, ()) if other.key != row.key)
+        newest_first = sorted((row, *others), key=lambda one: -one.asked_at)
+        by_blob[row.key.blob] = tuple(newest_first[:ROWS_PER_BLOB])
     return replace(ledger, by_blob=_bounded(by_blob))
 
 

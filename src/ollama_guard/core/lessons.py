@@ -1,4 +1,4 @@
-"""What a tick taught about footprints, for the ledger that `hands` keep. Pure, from the state before and after.
+"""What a tick taught about footprints, for the ledger that `hands` keep: from the state before and after.
 
 * A load that was seen from birth to its end: its seconds, and its size once it has settled.
 * A use: the request behind each load, and each busy spell after it.
@@ -68,7 +68,9 @@ def _measured(present: RunnerState, reading: RunnerReading, snapshot: Snapshot) 
         anon_bytes=None if anon is None else anon + (swap or 0),
         shmem_bytes=sane.count(reading.shmem_bytes),
         file_bytes=sane.count(reading.file_bytes),
-        vram_bytes=next((sane.count(m.vram_bytes) for m in snapshot.api.loaded if m.blob == reading.blob), None),
+        vram_bytes=next(
+            (sane.count(m.vram_bytes) for m in snapshot.api.loaded if m.blob == reading.blob), None
+        ),
         load_seconds=max(0.0, ended - (sane.seconds(reading.born_at) or ended)),
     )
 

@@ -58,7 +58,8 @@ def _judge_one(scene: Scene, runner: Runner, reading: DomainReading, ahead_bytes
     idle = [v for v in victims.idle(scene, reading.name) if v.reading.blob != runner.reading.blob]
     facts = (
         f"{runner.title} is loading and will need {bytes_text(remaining)} more of its "
-        f"{bytes_text(runner.foreseen_bytes or 0)} ({runner.foreseen_source}); {reading.name} has {bytes_text(max(0, room))} above hard"
+        f"{bytes_text(runner.foreseen_bytes or 0)} ({runner.foreseen_source}); "
+        f"{reading.name} has {bytes_text(max(0, room))} above hard"
     )
     if sum(victim.memory_bytes for victim in idle) >= need:
         chosen = victims.fewest(idle, need)

@@ -118,9 +118,9 @@ class RunnerReading:
     """One model process that is provably Ollama's, or a candidate that is not proven (``proven`` False).
 
     ``blob`` is ``sha256:<hex>`` of the model layer, None until the argv helper has answered.
-    ``context_tokens`` is the total over all ``parallel`` slots (num_ctx x parallel). ``weights_mapped`` is whether
-    the weights are file-backed, hence reclaimable (argv without ``--no-mmap`` / ``--load-mode none``,
-    facts 3.2). ``domains`` names every domain whose memory this process counts in.
+    ``context_tokens`` is the total over all ``parallel`` slots (num_ctx x parallel). ``weights_mapped`` is
+    whether the weights are file-backed, hence reclaimable (argv without ``--no-mmap`` / ``--load-mode
+    none``, facts 3.2). ``domains`` names every domain whose memory this process counts in.
     """
 
     pid: int
@@ -261,7 +261,8 @@ class Action:
     ``model`` is a name to say to the API (any alias acts on the blob); ``names`` are all aliases.
     ``expected_bytes`` should come back by ``deadline_at`` (boottime seconds); ``needs_bytes`` is the
     least that the blob is known to need when loaded. ``footprint`` is the victim's row of the ledger,
-    ``measured_seconds`` how long unloads of it took (None: never measured); ``cuts_answer``: somebody is being answered.
+    ``measured_seconds`` how long unloads of it took (None: never measured); with ``cuts_answer`` somebody is
+    being answered.
     """
 
     id: int

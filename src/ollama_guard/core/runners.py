@@ -175,7 +175,7 @@ def _remember_one(old: RunnerState | None, reading: RunnerReading, snapshot: Sna
 
 
 def _has_settled(state: RunnerState, reading: RunnerReading, now: float) -> bool:
-    """Whether its size is that of a load: it was seen to be born, has loaded, and stands still, or has had time.
+    """Whether its size is that of a load: seen to be born, loaded, and standing still (or had time to).
 
     What grows later is the prompt cache (facts 3.3), which no load begins with.
     """
@@ -206,7 +206,7 @@ def is_idle(state: RunnerState, now: float) -> bool:
 
 
 def has_worked(state: RunnerState, now: float) -> bool:
-    """Proven to have worked in the last seconds: to wait for memory, or not to be known, is not to be asked."""
+    """Proven to have worked in the last seconds: to wait for memory, or to be unread, is not to be asked."""
     spans = len(state.cpu) >= 2 and now - state.cpu[0][0] >= IDLE_WINDOW_SECONDS
     return spans and not is_idle(state, now)
 

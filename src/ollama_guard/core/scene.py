@@ -152,7 +152,7 @@ def measured_unload_seconds(policy: Policy, runner: Runner) -> float | None:
 
 
 def all_unloaded_seconds(policy: Policy, rates: Rates, runners: Sequence[Runner]) -> float:
-    """Expected seconds until all of these are unloaded: Ollama tears them down one after the other (facts 1.3)."""
+    """Expected seconds until all of these are unloaded: Ollama ends one after the other (facts 1.3)."""
     measured = [measured_unload_seconds(policy, runner) for runner in runners]
     known = [seconds for seconds in measured if seconds is not None]
     if len(known) == len(measured):

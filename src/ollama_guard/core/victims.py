@@ -153,8 +153,9 @@ def _harm(scene: Scene, reading: DomainReading, runner: Runner) -> int | None:
 
 
 def _worth(runner: Runner) -> tuple[bool, float, float, int]:
-    """Least worth first: plain before ``avoid``, `Runner.worth` (0 for all before the ledger has a week),
-    longest unused, then the one that frees most.
+    """Least worth first: plain before ``avoid``, `Runner.worth`, longest unused, the one that frees most.
+
+    Before the ledger has a week, all have the same worth.
     """
     avoid = runner.rule.preference is Preference.AVOID
     return (avoid, runner.worth, runner.last_used_at, -runner.freeable_bytes)

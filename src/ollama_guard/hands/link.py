@@ -15,11 +15,13 @@ from ollama_guard.hands.desk import Desk
 from ollama_guard.hands.faces import Meter, StatusBoard, StatusFile
 from ollama_guard.hands.journal import log
 from ollama_guard.hands.lanes import Clock, Mailbox
+from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.watch import OllamaWatch
 from ollama_guard.wire import (
     ActionPosted,
     Beat,
     Channel,
+    FootprintsLearned,
     Message,
     PolicyPosted,
     PollWanted,
@@ -51,6 +53,7 @@ class Parts:
     board: StatusBoard
     file: StatusFile
     meter: Meter
+    ledger: LedgerKeeper
 
 
 class Dispatcher:
@@ -63,7 +66,7 @@ class Dispatcher:
         self._mailbox = mailbox
         self._parts = parts
         self._clock = clock
-        self._timed: tuple[Timed, ...] = (parts.watch, parts.file, parts.meter)
+        self._timed: tuple[Timed, ...] = (parts.watch, parts.file, parts.meter, parts.ledger)
         self._beat_at = 0.0
         self._stopping = False
         self.policy = policy
@@ -86,6 +89,7 @@ class Dispatcher:
                 self._handle(message)
             self._step()
             self._channel.flush()
+        self._parts.ledger.close()
 
     def _delay_milliseconds(self) -> int:
         due = min(self._beat_at, *(part.due_at() for part in self._timed))
@@ -107,6 +111,8 @@ class Dispatcher:
                 parts.actor.act(action, parts.watch.port)
             case PollWanted(reason, pressed):
                 parts.watch.wanted(reason, pressed=pressed)
+            case FootprintsLearned(lessons):
+                parts.ledger.learn(lessons)
             case Replied():
                 parts.desk.replied(message)
             case StatusPosted(status):

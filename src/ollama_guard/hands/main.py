@@ -26,8 +26,10 @@ from ollama_guard.hands.desk import Desk
 from ollama_guard.hands.faces import Meter, StatusBoard, StatusFile
 from ollama_guard.hands.journal import configure, log
 from ollama_guard.hands.lanes import Mailbox, boottime
+from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.link import Dispatcher, Parts
 from ollama_guard.hands.watch import OllamaWatch
+from ollama_guard.store.footprints import FootprintStore
 from ollama_guard.wire import Channel
 
 # Bytes; a policy with hundreds of model rules stays far below it.
@@ -88,6 +90,7 @@ def build(
         board=board,
         file=StatusFile(state_dir / "public", board, mailbox, boottime),
         meter=Meter(board, mailbox, boottime),
+        ledger=LedgerKeeper(FootprintStore(state_dir / "footprints.sqlite"), mailbox, channel.send, boottime),
     )
     dispatcher = Dispatcher(channel, mailbox, parts, policy, boottime)
     status = status_app(board)
@@ -114,5 +117,5 @@ def _words(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fd", type=int, required=True, help="our end of the SOCK_SEQPACKET pair")
     parser.add_argument("--policy-fd", type=int, required=True, help="the policy as JSON")
     parser.add_argument("--runtime-dir", required=True, help="where the sockets are")
-    parser.add_argument("--state-dir", required=True, help="where public/status.json is")
+    parser.add_argument("--state-dir", required=True, help="where public/status.json and the ledger are")
     return parser.parse_args(argv)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
+from ollama_guard.core.footprint import Footprint, FootprintKey, Ledger
 from ollama_guard.core.model import (
     CONTAINER,
     HOST,
@@ -148,7 +149,7 @@ _runners = st.builds(
     RunnerReading, _pid, _ticks, _number, st.sampled_from([None, 100, -1]), st.booleans(), _text,
     blob=_blob, blob_bytes=_ints, context_tokens=_ints, weights_mapped=st.sampled_from([None, True, False]),
     anon_bytes=_ints, shmem_bytes=_ints, file_bytes=_ints, swap_bytes=_ints, cpu_seconds=_floats,
-    process_state=st.sampled_from(["S", "R", "D", "Z", "", "?"]),
+    process_state=st.sampled_from(["S", "R", "D", "Z", "", "?"]), parallel=_ints,
     domains=st.sampled_from([(HOST,), (HOST, CONTAINER), (), ("gpu0", "gpu0")]),
 )  # fmt: skip
 _loaded = st.builds(LoadedModel, _text, _blob, _ints, _ints, _floats, _ints)
@@ -171,11 +172,25 @@ _requests = st.lists(
     max_size=2,
 ).map(tuple)
 
+_keys = st.builds(
+    FootprintKey, _blob.map(str), _ints.map(lambda n: n or 0), _ints.map(lambda n: n or 0), st.booleans()
+)
+_rows = st.builds(
+    Footprint, _keys, _ints, _ints, _ints, _ints, _ints, _floats, _floats,
+    *[_ints.map(lambda n: n or 0)] * 3, *[_number] * 4,
+)  # fmt: skip
+_ledgers = st.builds(
+    Ledger,
+    _number,
+    st.sampled_from([0.0, 1e6, 1e300, float("nan"), -1.0]),
+    st.dictionaries(_blob.map(str), st.lists(_rows, max_size=2).map(tuple), max_size=2),
+)
+
 garbage = st.builds(
     Snapshot, _number, _number, st.lists(_domains, max_size=3).map(tuple),
     st.lists(st.builds(ServerReading, _pid, _ticks, _ints, st.none() | _text, _text), max_size=2).map(tuple),
     st.lists(_runners, max_size=3).map(tuple), _api, _catalogue, _requests, st.booleans(), _text,
-    st.sampled_from([(), (), ("whose a process is can't be read\n",)]),
+    st.sampled_from([(), (), ("whose a process is can't be read\n",)]), _ledgers,
 )  # fmt: skip
 outcomes = st.builds(
     Outcome, st.integers(0, 6), st.sampled_from(OutcomeKind), _number, _ints.map(lambda n: n or 0), _text

@@ -15,6 +15,9 @@ from ollama_guard.core import cap
 from ollama_guard.core.codec import from_plain, to_plain
 from ollama_guard.core.decide import absorb, decide, planned_delay
 from ollama_guard.core.events import EVENT_NAMES, as_journal, as_json, as_line
+from ollama_guard.core.footprint import Ledger
+from ollama_guard.core.ledger import rows_of, taught, with_rows
+from ollama_guard.core.lessons import lessons
 from ollama_guard.core.model import (
     HOST,
     ActionKind,
@@ -243,6 +246,8 @@ def test_any_snapshot_at_all_gives_a_decision(
             assert math.isfinite(delay)
             assert 0 < delay <= 1
         assert_presentable(policy, before, state, decision, snapshot)
+        ledger, _ = taught(snapshot.footprints, lessons(before, state, snapshot), 5.0, snapshot.wall)
+        assert_kept_as_it_is(with_rows(Ledger(), rows_of(ledger)))
         for outcome in ended:
             state = absorb(policy, state, outcome)
         assert (cap.effective(policy, state) or 1) >= 1
@@ -306,3 +311,8 @@ def test_two_names_of_one_blob_are_one_victim(idle_seconds: int, rung: Rung) -> 
     assert acted[0].rung is rung
     assert acted[0].actions[0].names == ("a:1", "b:2")
     assert "a:1 = b:2" in acted[0].reason
+
+
+def assert_kept_as_it_is(ledger: Ledger) -> None:
+    """What the ledger takes in can go over the wire and come back."""
+    assert from_plain(Ledger, json.loads(json.dumps(to_plain(ledger), allow_nan=False))) == ledger
