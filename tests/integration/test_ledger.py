@@ -1,4 +1,4 @@
-"""The ledger end to end: the real guard, a fake Ollama whose models cost more than their files say."""
+"""The ledger end to end: the real guard, and a fake Ollama that takes real memory."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from beds.cgroups import MemoryCgroup
 from beds.disks import full_disk, hanging_disk, read_only_disk
 from beds.fake_server import FakeServer
 from beds.guard import Guard
-from beds.handling import term, wait_look, warned
-from beds.http import request
-from beds.process import alive
+from beds.handling import look, term, wait_look, warned
+from beds.hog import Hog
+from beds.http import HttpFailure, request
 from beds.yard import MIB
 from ollama_guard.core.footprint import Footprint
 from ollama_guard.core.ledger import rows_of
+from ollama_guard.core.units import bytes_text
 from ollama_guard.store.footprints import FootprintStore
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make cgroups and mounts")
 
-# `fat` says 200 MiB on the disk and takes 460 MiB: its cache is what nobody foresees (no KV heads told).
-MODELS = ("fat=200MiB,kv=131072,rate=600", "slim=60MiB,kv=2048,rate=400")
+MODELS = ("fat=450MiB,rate=600", "slim=60MiB,rate=400")
 LIMIT_BYTES = 1024 * MIB
 
 
@@ -40,6 +40,11 @@ def yard() -> Iterator[tuple[MemoryCgroup, FakeServer]]:
             yield cgroup, server
     except BedUnavailable as problem:
         pytest.skip(str(problem))
+
+
+def blob_of(server: FakeServer, model: str) -> str:
+    """The digest by which the ledger knows a model."""
+    return f"sha256:{server.fake.blob(model).removeprefix('sha256:')}"
 
 
 def rows(guard: Guard) -> dict[str, Footprint]:
@@ -68,9 +73,9 @@ def anon_bytes(pid: int) -> int:
 def test_a_load_is_measured_kept_over_a_restart_and_judges_the_next_one(
     yard: tuple[MemoryCgroup, FakeServer], tmp_path: Path
 ) -> None:
-    """Load, use, unload; then a restarted guard aborts what the file on disk alone would let through."""
+    """Load, use, unload; then a restarted guard judges the next load by what the first one took."""
     cgroup, server = yard
-    blob = server.fake.blob("fat")
+    blob = blob_of(server, "fat")
     guard = Guard(server.url, cgroup=f"/{cgroup.name}", home=tmp_path)
     with guard:
         guard.wait_guarding(server.pid)
@@ -79,8 +84,8 @@ def test_a_load_is_measured_kept_over_a_restart_and_judges_the_next_one(
         took = time.monotonic() - began
         wait_state(guard, "fat:latest", "idle")
         loaded = anon_bytes(server.runner_pids()["fat"])
-        request(server.url, "POST", "/api/generate", {"model": "fat", "prompt": "hello", "stream": False}, timeout=60)
-        wait_state(guard, "fat:latest", "busy")
+        request(server.url, "POST", "/api/generate", {"model": "fat", "prompt": "hi", "stream": False})
+        wait_row(guard, blob, lambda row: row.anon_bytes, "fat is measured")
         wait_state(guard, "fat:latest", "idle")
         done = guard.cli("unload", "fat", "--config", str(guard.config))
         assert done.returncode == 0, done.stderr
@@ -91,13 +96,98 @@ def test_a_load_is_measured_kept_over_a_restart_and_judges_the_next_one(
     assert row.peak_bytes is not None
     assert row.peak_bytes >= 0.95 * loaded
 
-    taken = LIMIT_BYTES - loaded  # so much is gone that it does not fit beside it
+    with guard, Hog(cgroup.popen) as hog:
+        hog.grow(500 * MIB, 1000 * MIB)
+        assert hog.wait(10)
+        guard.wait_guarding(server.pid)
+        wait_ledger(guard)
+        with pytest.raises(HttpFailure, match="HTTP 500"):
+            server.load("fat")
+        aborted = guard.wait_event("load.aborted", 10, names="fat:latest")
+        (decided,) = [e["message"] for e in guard.events("decision.made", rung="abort_load")]
+        assert aborted
+    assert f"of its {bytes_text(row.anon_bytes or 0)} (as measured before)" in decided
+    assert rows(guard)[blob].loads == 1
+
+
+def wait_ledger(guard: Guard) -> None:
+    """Until the sentinel has had the time to be told what is kept: it is sent with the first beats."""
+    guard.wait(lambda: look(guard)["guard"]["pss_bytes"] is not None, 10, "hands have measured themselves")
+
+
+@pytest.mark.parametrize("what", ["corrupt", "newer"])
+def test_a_bad_ledger_is_told_once_and_the_guard_learns_on(
+    yard: tuple[MemoryCgroup, FakeServer], tmp_path: Path, what: str
+) -> None:
+    cgroup, server = yard
+    guard = Guard(server.url, cgroup=f"/{cgroup.name}", home=tmp_path)
+    path = guard.state / "footprints.sqlite"
+    FootprintStore(path).save([], 1.0)
+    if what == "newer":
+        with sqlite3.connect(path) as connection:
+            connection.execute("PRAGMA user_version = 99")
+        connection.close()
+    else:
+        path.write_bytes(b"\0garbage" * 4096)
+    before = path.read_bytes()
     with guard:
         guard.wait_guarding(server.pid)
-        with cgroup_filled(cgroup, taken):
-            with pytest.raises(OSError, match="500"):
+        server.load("slim")
+        if what == "corrupt":
+            wait_row(guard, blob_of(server, "slim"), lambda row: row.anon_bytes, "slim is measured")
+        else:
+            wait_state(guard, "slim:latest", "idle")
+    assert len(warned(guard, "footprint ledger")) == 1, guard.tail()
+    (kept,) = [path] if what == "newer" else [p for p in guard.state.glob("*.bad-*") if "-wal" not in p.name]
+    assert kept.read_bytes() == before
+
+
+def test_both_processes_killed_in_the_middle_lose_no_row_that_was_written(
+    yard: tuple[MemoryCgroup, FakeServer], tmp_path: Path
+) -> None:
+    """Hands with -9, then the sentinel with -9: the row is there, and is learnt on."""
+    cgroup, server = yard
+    blob = blob_of(server, "slim")
+    guard = Guard(server.url, cgroup=f"/{cgroup.name}", home=tmp_path)
+    with guard:
+        guard.wait_guarding(server.pid)
+        server.load("slim")
+        first = wait_row(guard, blob, lambda row: row.anon_bytes, "slim is measured")
+        os.kill(guard.hands_pid, signal.SIGKILL)
+        guard.wait_event("hands.restarted", 10)
+        wait_look(guard, lambda told: told["ollama"]["alive"], "the next hands have looked")
+        guard.kill()
+        assert rows(guard)[blob] == first
+        guard.start()
+        guard.wait_guarding(server.pid)
+        for name in ("unload", "load"):
+            getattr(server.fake, name)("slim")
+        wait_row(guard, blob, lambda row: row.loads == 2, "the second load is learnt")
+    assert not warned(guard, "footprint ledger"), guard.tail()
+
+
+Disk = Callable[[Path], AbstractContextManager[Path]]
+
+
+@pytest.mark.parametrize("disk", [full_disk, read_only_disk, hanging_disk])
+def test_a_broken_disk_costs_the_ledger_one_warning_and_the_guard_nothing(
+    disk: Disk, yard: tuple[MemoryCgroup, FakeServer], tmp_path: Path
+) -> None:
+    """What is learnt still counts until the guard ends, and that takes no longer than ever."""
+    cgroup, server = yard
+    guard = Guard(server.url, cgroup=f"/{cgroup.name}", home=tmp_path)
+    with disk(guard.state), guard:
+        guard.wait_guarding(server.pid)
+        server.load("fat")
+        wait_state(guard, "fat:latest", "idle")
+        guard.wait(lambda: warned(guard, "footprint ledger"), 20, "the warning")
+        assert guard.cli("unload", "fat", "--config", str(guard.config)).returncode == 0
+        with Hog(cgroup.popen) as hog:
+            hog.grow(500 * MIB, 1000 * MIB)
+            assert hog.wait(10)
+            with pytest.raises(HttpFailure, match="HTTP 500"):
                 server.load("fat")
-        aborted = guard.wait_event("load.aborted", 10)
-        decided = [e["message"] for e in guard.events("decision.made") if "fat" in e["message"]]
-    assert "fat" in aborted["names"]
-    assert "(as measured before)" in decided[-1]
+            guard.wait_event("load.aborted", 10, names="fat:latest")
+        assert "(as measured before)" in guard.events("decision.made", rung="abort_load")[-1]["message"]
+        assert term(guard) < 1.3, guard.tail()
+    assert len(warned(guard, "footprint ledger")) == 1, guard.tail()

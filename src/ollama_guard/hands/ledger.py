@@ -56,7 +56,7 @@ class LedgerKeeper:
         self._dirty: dict[FootprintKey, Footprint] = {}
         self._untold: dict[FootprintKey, Footprint] = {}
         self._anew = True
-        self._working = False
+        self._working = self._soon = False
         self._next_at = 0.0
         self._failures = 0
 
@@ -89,6 +89,7 @@ class LedgerKeeper:
         self.ledger, rows = taught(self.ledger, lessons, now, wall)
         self._changed(rows)
         if not self._failures and any(lesson.anon_bytes is not None for lesson in lessons):
+            self._soon = True
             self._next_at = min(self._next_at, now + SAVE_SOON_SECONDS)
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ class LedgerKeeper:
 
     def _save(self, now: float) -> None:
         write, rows, self._dirty = self._write(now), self._dirty, {}
-        self._working = True
+        self._working, self._soon = True, False
         self._lane.submit(write, now + PATIENCE_SECONDS, lambda result: self._on_saved(result, rows))
 
     def _on_saved(self, result: Result, rows: dict[FootprintKey, Footprint]) -> None:
@@ -138,7 +139,8 @@ class LedgerKeeper:
             self._checked = False  # it may be spoilt, which is for a look at the whole file to find out
             self._failed(result.error)
             return
-        self._saved_at, self._next_at = now, now + SAVE_SECONDS
+        # What was measured while a slow disk still wrote comes soon as well.
+        self._saved_at, self._next_at = now, now + (SAVE_SOON_SECONDS if self._soon else SAVE_SECONDS)
         if self._failures:
             self._failures = 0
             log().notice(

@@ -128,7 +128,7 @@ def test_a_ledger_keeps_the_blobs_that_were_used_last() -> None:
 
 
 @pytest.mark.parametrize(
-    "blob", [None, "", "sha256:", "sha256:" + "g" * 64, BLOB + "\n", BLOB + "'; DROP TABLE x; --", "x" * 10**6]
+    "blob", [None, "", "sha256:", "sha256:" + "g" * 64, BLOB + "\n", BLOB + "'; DROP TABLE x; --", "x" * 9999]
 )  # fmt: skip
 def test_what_is_no_digest_never_becomes_a_row(blob: str | None) -> None:
     assert key_of(replace(reading(), blob=blob)) is None

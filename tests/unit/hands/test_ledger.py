@@ -121,6 +121,18 @@ def test_lessons_are_written_at_most_once_a_minute_save_after_a_load(loop: Any, 
     assert story.on_disk() == {key(1): 2, key(2): 1}
 
 
+def test_a_load_that_is_measured_during_a_slow_write_is_written_soon_too(loop: Any, tmp_path: Path) -> None:
+    story = Story(loop, tmp_path)
+    story.step_at(1000.0)
+    story.keeper.learn(use(1))
+    story.keeper.step()
+    assert story.keeper._working
+    story.keeper.learn((Lesson(key(1), anon_bytes=5),))
+    story.step_at(1001.0)
+    story.step_at(1001.0 + SAVE_SOON_SECONDS)
+    assert {row.anon_bytes for row in rows_of(story.store.load().ledger)} == {5}
+
+
 def test_what_was_learnt_before_the_file_was_read_is_added_to_it(loop: Any, tmp_path: Path) -> None:
     FootprintStore(tmp_path / "footprints.sqlite").save([Footprint(key(1), uses=5)], 100.0)
     story = Story(loop, tmp_path)
