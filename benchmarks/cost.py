@@ -13,13 +13,15 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from beds.guard import Guard
 from beds.process import children
 from beds.yard import Yard, yard
-from ollama_guard.core.model import Mode
+from ollama_guard.core.footprint import Footprint, FootprintKey, Ledger
+from ollama_guard.core.ledger import ROWS_KEPT, ROWS_PER_BLOB, WEEK_SECONDS, key_of, with_rows
+from ollama_guard.core.model import Mode, Snapshot
 from ollama_guard.core.policy import OllamaPolicy, Policy
 from ollama_guard.core.state import Durable
 from ollama_guard.sentinel.mind import Mind, Told
@@ -104,8 +106,19 @@ def _all_threads(pid: int) -> float:
     return total / 1e9
 
 
-def ticks(table: Table, place: Yard, pause_seconds: float, count: int, what: str) -> None:
-    """Median CPU time of sense + decide + narrate, the judging part of a full tick, in this process."""
+def full_ledger(snapshot: Snapshot) -> Ledger:
+    """As much as is ever kept, a week old: as many rows as a blob may have for each runner, and others."""
+    live = [key for reading in snapshot.runners if (key := key_of(reading)) is not None]
+    keys = [replace(key, context_tokens=key.context_tokens + n) for key in live for n in range(ROWS_PER_BLOB)]
+    keys += [FootprintKey(f"sha256:{number:064x}", 4096, 1) for number in range(ROWS_KEPT - len(keys))]
+    rows = [Footprint(key, GIB, 0, 0, 0, GIB, 2.0, 0.2, 9, 9, 0, 9.0, WEEK_SECONDS) for key in keys]
+    return with_rows(Ledger(snapshot.now, WEEK_SECONDS), rows)
+
+
+def ticks(
+    table: Table, place: Yard, pause_seconds: float, count: int, what: str, *, ledger: bool = False
+) -> None:
+    """Median CPU time of sense + decide + narrate + learn, the judging part of a full tick, done in here."""
     policy = Policy(
         ollama=OllamaPolicy(url=place.server.url, cgroup=f"/{place.cgroup.name}", mode=Mode.OBSERVE)
     )
@@ -115,9 +128,12 @@ def ticks(table: Table, place: Yard, pause_seconds: float, count: int, what: str
     spent = []
     for number in range(count + WARM_TICKS):
         time.sleep(pause_seconds if number >= WARM_TICKS else 0.1)  # at first the witness has to answer
+        if ledger and number == WARM_TICKS and mind.snapshot is not None:
+            told.footprints = full_ledger(mind.snapshot)
         began = time.thread_time()
         decision, _ = mind.think(told, ())
         mind.narrate(decision)
+        mind.learn()
         spent.append(time.thread_time() - began)
     seen = len(mind.snapshot.runners) if mind.snapshot else 0
     senses.close()
@@ -203,6 +219,7 @@ def main() -> int:
         memory(table, place.guard)
         ticks(table, place, 0.0, 200, "one after the other")
         ticks(table, place, 0.5, 20, "two a second")
+        ticks(table, place, 0.0, 200, "one after the other, a full ledger", ledger=True)
     return int(table.missed)
 
 

@@ -108,6 +108,12 @@ def rss_bytes(pid: int) -> int:
         return 0
 
 
+def anon_bytes(pid: int) -> int:
+    """RssAnon of a process that lives."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+
 def alive(pid: int) -> bool:
     """Whether a process exists and is not a zombie."""
     try:

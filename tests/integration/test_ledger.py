@@ -20,6 +20,7 @@ from beds.guard import Guard
 from beds.handling import look, term, wait_look, warned
 from beds.hog import Hog
 from beds.http import HttpFailure, request
+from beds.process import anon_bytes
 from beds.yard import MIB
 from ollama_guard.core.footprint import Footprint
 from ollama_guard.core.ledger import rows_of
@@ -63,11 +64,6 @@ def wait_row(guard: Guard, blob: str, check: Callable[[Footprint], object], what
 
 def wait_state(guard: Guard, name: str, state: str) -> None:
     wait_look(guard, lambda told: (name, state) in [(m["name"], m["state"]) for m in told["models"]], state)
-
-
-def anon_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def test_a_load_is_measured_kept_over_a_restart_and_judges_the_next_one(

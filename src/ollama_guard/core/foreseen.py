@@ -41,9 +41,10 @@ def foreseen(reading: RunnerReading, snapshot: Snapshot) -> Foreseen:
     estimate = Foreseen(estimated_bytes(reading, snapshot))
     key = ledger.key_of(reading)
     row = ledger.nearest(snapshot.footprints, key) if key is not None else None
-    if key is None or row is None or row.anon_bytes is None:
+    anon = sane.count(row.anon_bytes) if row is not None else None
+    if key is None or row is None or anon is None:
         return estimate
-    measured = row.anon_bytes + (row.shmem_bytes or 0)
+    measured = anon + (sane.count(row.shmem_bytes) or 0)
     source = "as measured before"
     if row.key.context_tokens != key.context_tokens:
         entry = _entry(reading, snapshot)
@@ -63,7 +64,7 @@ def load_seconds(reading: RunnerReading, snapshot: Snapshot) -> float | None:
     """How long loads of just this kind took on average, None if none was measured."""
     key = ledger.key_of(reading)
     row = ledger.exact(snapshot.footprints, key) if key is not None else None
-    return row.load_seconds if row is not None else None
+    return sane.duration(row.load_seconds) if row is not None else None
 
 
 def estimated_bytes(reading: RunnerReading, snapshot: Snapshot) -> int | None:

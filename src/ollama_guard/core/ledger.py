@@ -24,10 +24,10 @@ WEEK_SECONDS = 7 * DAY_SECONDS
 HALF_LIFE_SECONDS = WEEK_SECONDS
 # Weight of the newest load or unload time against the past ones, as in `outcomes`.
 TIME_WEIGHT = 0.3
-# Rows kept in all and per blob (one per context size that clients ask for): a tick looks through one blob's,
-# and a thousand rows are 300 KiB on the wire. The longest unused go first.
+# Rows kept in all and per blob (one per context that clients ask for): a tick looks through those of each
+# runner's blob, and a thousand rows are 400 KiB on the wire. The longest unused go first.
 ROWS_KEPT = 1000
-ROWS_PER_BLOB = 16
+ROWS_PER_BLOB = 8
 
 _BLOB = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
@@ -59,8 +59,7 @@ def has_a_week(ledger: Ledger, now: float) -> bool:
 
 def exact(ledger: Ledger, key: FootprintKey) -> Footprint | None:
     """The row of just this key."""
-    found = next((row for row in ledger.by_blob.get(key.blob, ()) if row.key == key), None)
-    return None if found is None else sane.footprint_of(found)
+    return next((row for row in ledger.by_blob.get(key.blob, ()) if row.key == key), None)
 
 
 def nearest(ledger: Ledger, key: FootprintKey) -> Footprint | None:
@@ -72,7 +71,7 @@ def nearest(ledger: Ledger, key: FootprintKey) -> Footprint | None:
         and row.key.weights_mapped == key.weights_mapped
         and (row.key == key or (row.key.context_tokens and key.context_tokens))
     ]
-    return sane.footprint_of(min(rows, key=lambda row: _distance(row.key, key))) if rows else None
+    return min(rows, key=lambda row: _distance(row.key, key), default=None)
 
 
 def _distance(one: FootprintKey, other: FootprintKey) -> tuple[bool, int]:
@@ -140,7 +139,7 @@ def taught(
     changed: dict[FootprintKey, Footprint] = {}
     for lesson in lessons:
         known = changed.get(lesson.key) or exact(ledger, lesson.key)
-        changed[lesson.key] = learned(known, lesson, kept, wall)
+        changed[lesson.key] = sane.footprint_of(learned(known, lesson, kept, wall))
     rows = tuple(changed.values())
     return replace(with_rows(ledger, rows), at=now, watched_seconds=kept), rows
 

@@ -82,7 +82,7 @@ class Runner:
     @property
     def load_seconds(self) -> float:
         """What having it back costs: as measured, else the prior."""
-        measured = self.row.load_seconds if self.row is not None else None
+        measured = sane.duration(self.row.load_seconds) if self.row is not None else None
         if measured is not None:
             return measured
         return LOAD_PRIOR_SECONDS + LOAD_PRIOR_SECONDS_PER_GIB * self.memory_bytes / GIB

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ollama_guard.core import sane
 from ollama_guard.core.model import (
     Action,
     ActionKind,
@@ -144,7 +145,7 @@ def unload_seconds(policy: Policy, rates: Rates, count: int) -> float:
 
 def measured_unload_seconds(policy: Policy, runner: Runner) -> float | None:
     """How long unloads of this runner's blob took, within reason; None if none was measured."""
-    measured = runner.row.unload_seconds if runner.row is not None else None
+    measured = sane.duration(runner.row.unload_seconds) if runner.row is not None else None
     if measured is None:
         return None
     low, high = (share * unload_seconds(policy, Rates(), runner.memory_bytes) for share in MEASURED_BOUNDS)
