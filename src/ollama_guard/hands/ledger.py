@@ -55,7 +55,7 @@ class LedgerKeeper:
         self._memory_only = False
         self._dirty: dict[FootprintKey, Footprint] = {}
         self._untold: dict[FootprintKey, Footprint] = {}
-        self._anew = True
+        self._anew = False  # until the file was read, the sentinel may know more than this process does
         self._working = self._soon = False
         self._next_at = 0.0
         self._failures = 0
