@@ -1,11 +1,5 @@
-"""A program that eats memory at a given speed, and the handle that a test holds on it.
+"""The handle that a test holds on the program that eats memory (`ollama_guard.testing.hog`)."""
 
-Run as a script it needs the standard library only and obeys lines on its standard input:
-`grow TARGET_BYTES BYTES_PER_SECOND`, `release`; end of file ends it, so it never outlives its test.
-"""
-
-import mmap
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Self
 
-CHUNK_BYTES = 1 << 20
-"""One step of growth: fine enough for 1 % steps of a 128 MiB cgroup, coarse enough for 2 GiB/s."""
+from beds.process import Launcher, Started, launch
+from ollama_guard.testing import hog
 
 
 class Hog:
@@ -24,15 +18,15 @@ class Hog:
         launcher: who starts it: `launch`, a cgroup's or a small host's `popen`.
     """
 
-    def __init__(self, launcher: "Launcher | None" = None) -> None:
-        self._launcher = launcher or launch
+    def __init__(self, launcher: Launcher = launch) -> None:
+        self._launcher = launcher
         self._target_bytes = 0
         with tempfile.NamedTemporaryFile(prefix="hog-", delete=False) as progress:
             self._progress = Path(progress.name)
         self.started: Started | None = None
 
     def __enter__(self) -> Self:
-        argv = [sys.executable, "-I", "-S", __file__, str(self._progress)]
+        argv = [sys.executable, "-I", "-S", hog.__file__, str(self._progress)]
         self.started = self._launcher(argv, stdin=subprocess.PIPE)
         return self
 
@@ -84,43 +78,3 @@ class Hog:
         while not self.finished and self.exit_code is None and time.monotonic() < deadline:
             time.sleep(0.01)
         return self.finished
-
-
-def _grow(held: list[mmap.mmap], target: int, rate: int, report: int) -> None:
-    block = os.urandom(CHUNK_BYTES)  # random, so that zram or KSM can't make it small
-    began, had = time.monotonic(), sum(map(len, held))
-    taken = had
-    while taken < target:
-        size = min(CHUNK_BYTES, target - taken)
-        chunk = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        chunk[:] = block[:size]
-        held.append(chunk)
-        taken += size
-        _report(report, taken)
-        ahead = (taken - had) / rate - (time.monotonic() - began)
-        if ahead > 0:
-            time.sleep(ahead)
-
-
-def _report(descriptor: int, taken: int) -> None:
-    os.pwrite(descriptor, b"%20d" % taken, 0)
-
-
-def _main() -> None:
-    held: list[mmap.mmap] = []
-    report = os.open(sys.argv[1], os.O_WRONLY)
-    for line in sys.stdin:
-        match line.split():
-            case ["grow", target, rate]:
-                _grow(held, int(target), int(rate), report)
-            case ["release"]:
-                for chunk in held:
-                    chunk.close()
-                held.clear()
-                _report(report, 0)
-
-
-if __name__ == "__main__":
-    _main()
-else:
-    from beds.process import Launcher, Started, launch

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import ollama_guard
-from ollama_guard.cli import by_hand, config, look, run
+from ollama_guard.cli import by_hand, config, demo, look, run
 from ollama_guard.cli.options import ConfigOption, RuntimeDirOption, StateDirOption, places
 from ollama_guard.core.events import one_line
 from ollama_guard.errors import ConfigError, GuardError, ServiceUnavailable
@@ -39,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (run, look, config, by_hand):
+for group in (run, look, config, by_hand, demo):
     group.register(app)
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ollama_guard.core.codec import from_plain
@@ -18,6 +19,7 @@ from ollama_guard.core.policy import Policy
 from ollama_guard.sentinel import lock
 from ollama_guard.sentinel.journal import open_journal
 from ollama_guard.sentinel.loop import Loop
+from ollama_guard.sentinel.mind import Senses
 from ollama_guard.sentinel.outfit import Outfit, Setup
 from ollama_guard.sentinel.sensors import Sensors
 
@@ -55,10 +57,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def guard(setup: Setup) -> None:
+def guard(setup: Setup, make_senses: Callable[[Policy], Senses] = Sensors) -> None:
     """Run one guard from start to stop; the lock is the caller's."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    outfit = Outfit(setup, open_journal(os.environ), Sensors)
+    outfit = Outfit(setup, open_journal(os.environ), make_senses)
     try:
         Loop(outfit).run()
     finally:

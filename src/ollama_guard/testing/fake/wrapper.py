@@ -165,6 +165,11 @@ class FakeOllama:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        """Whether the server process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def url(self) -> str:
         """Where its API is."""
         return f"http://127.0.0.1:{self.port}"

@@ -1,0 +1,33 @@
+"""The flight recorder's trace of the show: kept after everything else is cleared away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+# Below the guard's state directory, where its flight recorder writes.
+TRACES = "traces"
+
+
+def keep(state_dir: Path) -> str:
+    """Move what the recorder wrote to its place, instead of the last show's; the sentence that says where."""
+    found = sorted(path for path in (state_dir / TRACES).glob("*") if path.is_file() and path.stat().st_size)
+    if not found:
+        return "There is no trace to replay: this guard recorded none."
+    place = home()
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        kept = [shutil.move(path, place / path.name) for path in found]
+    except OSError as error:
+        return f"The trace can't be kept in {place}: {error.strerror}."
+    shown = kept[0] if len(kept) == 1 else place
+    return f"Every decision can be replayed: ollama-guard replay {shown}"
+
+
+def home() -> Path:
+    """``$XDG_STATE_HOME/ollama-guard/demo``: one show's trace, of the last that was seen to its end."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(state) if state.startswith("/") else Path("~/.local/state").expanduser()
+    return base / "ollama-guard" / "demo"
