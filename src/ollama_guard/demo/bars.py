@@ -44,7 +44,9 @@ def bar(
     marks = {_column(capacity_bytes, limit, width): level for level, limit in limits}
     for column in range(done, width):
         level = marks.get(column)
-        line.append(FREE if level is None else LIMIT, "bright_black" if level is None else LIMIT_STYLES[level])
+        line.append(
+            FREE if level is None else LIMIT, "bright_black" if level is None else LIMIT_STYLES[level]
+        )
     return line
 
 

@@ -19,7 +19,7 @@ class Chat:
     @property
     def words(self) -> int:
         """Words that came so far, of all answers."""
-        return self._words_before + (0 if self._stream is None else len(self._stream.lines))
+        return self._words_before + _words(self._stream)
 
     @property
     def answering(self) -> bool:
@@ -40,7 +40,7 @@ class Chat:
         if self.answering:
             return
         if self._stream is not None:
-            self._words_before += len(self._stream.lines)
+            self._words_before += _words(self._stream)
             self.whole += self._stream.finished
             self.cut += not self._stream.finished
             self._stream = None
@@ -52,3 +52,8 @@ class Chat:
         self._going = False
         if self._stream is not None:
             self._stream.close()
+
+
+def _words(stream: Stream | None) -> int:
+    """The words of an answer; its last line carries the figures alone."""
+    return 0 if stream is None else len(stream.lines) - stream.finished

@@ -26,10 +26,14 @@ class Lines:
         if view.at - self._memory_at < MEMORY_SECONDS:
             return
         self._memory_at = view.at
-        actors = ", ".join(f"{a.name} {a.state} {bytes_text(a.held_bytes)}" for a in view.actors)
-        without = f"; without the guard: {shortage(view)}" if view.guarded else ""
-        left = f"{bytes_text(view.available_bytes)} of {bytes_text(view.budget_bytes)} left"
-        self._write(view.at, "memory", f"{left}, {view.level}; {actors}{without}")
+        actors = ", ".join(
+            f"{a.name} {a.state}" + (f" {bytes_text(a.held_bytes)}" if a.held_bytes else "")
+            for a in view.actors
+        )
+        gone = "" if view.out_at is None else " (without the guard: out of memory)"
+        self._write(
+            view.at, "memory", f"{bytes_text(view.available_bytes)} left, {view.level}{gone}; {actors}"
+        )
 
     def tell(self, told: Told) -> None:
         """A line about what happened."""

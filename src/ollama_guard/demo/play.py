@@ -9,17 +9,18 @@ from contextlib import suppress
 from rich.console import Console
 from rich.table import Table
 
+from ollama_guard.core.units import bytes_text
 from ollama_guard.demo import budget, story, summary, trace
 from ollama_guard.demo.interrupts import Interrupted, Interrupts
 from ollama_guard.demo.lines import Lines
 from ollama_guard.demo.show import Screen, Show
 from ollama_guard.demo.stage import Stage
 from ollama_guard.demo.terminal import Terminal
-from ollama_guard.errors import GuardError
 
 EXIT_SHOWN, EXIT_INTERRUPTED = 0, 130
 # The guard's start: hands' imports take half a second on an idle machine (seconds).
 START_SECONDS = 20.0
+_TITLE = "ollama-guard demo: a fake Ollama and {memory} of real memory, for about a minute; Ctrl-C ends it"
 
 
 def play(*, guarded: bool, pace: float) -> int:
@@ -31,6 +32,8 @@ def play(*, guarded: bool, pace: float) -> int:
     size = budget.choose(budget.available_bytes())
     with Interrupts(sys.stdout.fileno()) as interrupts:
         try:
+            with interrupts.writing():
+                print(_TITLE.format(memory=bytes_text(size)), flush=True)  # noqa: T201 - it is a show
             with Stage(size, guarded=guarded) as stage:
                 show = _show(stage, interrupts, pace)
                 lines = _last_words(show, stage)
@@ -77,17 +80,15 @@ def _last_words(show: Show, stage: Stage) -> list[str]:
 
 
 def _print(show: Show, lines: list[str]) -> None:
-    console = Console(no_color=not _draws(), highlight=False, soft_wrap=not _draws())
-    rows = list(summary.rows(show)) if show.stage.guard is not None else []
-    console.print()
-    if _draws() and rows:
-        table = Table("when", "what happened", "came back", box=None, header_style="dim", padding=(0, 2, 0, 0))
+    rows = [] if show.stage.guard is None else list(summary.rows(show))
+    if rows and _draws():
+        table = Table(
+            "when", "what happened", "came back", box=None, header_style="dim", padding=(0, 2, 0, 0)
+        )
         for row in rows:
             table.add_row(*row)
-        console.print(table)
-        console.print()
-    else:
-        for when, what, back in rows:
-            console.print(f"{when:<6} {what}{f', {back} came back' if back else ''}", markup=False)
-    for line in lines:
-        console.print(line, markup=False)
+        Console(highlight=False).print("", table)
+    elif rows:
+        told = (f"{when:<6} {what}{f', {back} came back' if back else ''}" for when, what, back in rows)
+        print("", *told, sep="\n")  # noqa: T201 - it is a show
+    print("", *lines, sep="\n", flush=True)  # noqa: T201 - it is a show

@@ -20,7 +20,7 @@ from ollama_guard.sentinel.sensors import Sensors
 
 
 def main(argv: list[str]) -> int:
-    """Guard the world in ``--folder`` until told to stop, or until the show is gone; returns the exit code."""
+    """Guard the world in ``--folder`` until told to stop or until the show is gone; returns the exit code."""
     parser = argparse.ArgumentParser(prog="ollama_guard.demo.sentinel", allow_abbrev=False)
     parser.add_argument("--folder", type=Path, required=True, help="the demo's: demo.toml, proc, run, state")
     parser.add_argument("--policy-fd", type=int, required=True)

@@ -17,7 +17,7 @@ from ollama_guard.demo.without import Without
 from ollama_guard.errors import GuardError
 from ollama_guard.settings.compiler import compile_file
 
-# Seconds between two steps, and between two looks at the guard's status (it posts its numbers twice a second).
+# Seconds between two steps, and between two looks at the guard's status (its numbers come twice a second).
 STEP_SECONDS = 0.03
 STATUS_SECONDS = 0.25
 # One answer of the chat lasts so long (seconds).
@@ -49,7 +49,7 @@ class Show:
         self.told: list[Told] = []
         self.events: list[dict[str, Any]] = []
         self.asked_at: dict[str, float] = {}
-        self.title = self.caption = ""
+        self.title, self.caption = "The stage is set", "The guard starts, and looks for Ollama."
         self.chapter = self.chapters = 0
         self._interrupts = interrupts
         self._status: dict[str, Any] | None = None

@@ -19,7 +19,8 @@ from ollama_guard.testing import hog
 
 # What the daemon's manager tells it of its own place is not about the demo's guard.
 _NOT_INHERITED = (
-    "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "RUNTIME_DIRECTORY", "STATE_DIRECTORY",
+    "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "RUNTIME_DIRECTORY",
+    "STATE_DIRECTORY",
 )  # fmt: skip
 # The guard ends within a second of TERM; then it is killed, and its own children with it.
 _STOP_SECONDS = 1.2
@@ -48,7 +49,7 @@ class Guard:
             )
         assert self._process.stderr is not None
         self._log = self._process.stderr.fileno()
-        os.set_blocking(self._log, False)  # noqa: FBT003 - its only signature
+        os.set_blocking(self._log, False)
         self._rest = b""
         transport = httpx.HTTPTransport(uds=str(folder / "run" / "status.sock"), verify=False)
         self._client = httpx.Client(transport=transport, timeout=_STATUS_SECONDS, trust_env=False)

@@ -29,10 +29,12 @@ WORDS_PER_SECOND = 15
 CPU_SHARE = 0.25
 
 # Sizes of the small world follow its budget alone, without the floors that a real machine needs; levels
-# fall back after 4 s rather than 60, since nobody watches a show for so long.
+# fall back after 4 s rather than 60, and Ollama is asked every 2 s rather than 15, since nobody watches a
+# show for so long.
 POLICY = """\
 [ollama]
 url = "{url}"
+poll = "2s"
 [thresholds.host]
 soft = "20%"
 hard = "10%"

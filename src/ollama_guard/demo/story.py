@@ -43,7 +43,9 @@ def tell_without(show: Show) -> None:
     _neighbour(show)
     show.until(lambda: show.without.out_at is not None, 60.0, "the end of memory")
     show.stage.send_neighbour_away()  # here a real machine is past help; this one is played with
-    show.say(f"Out of memory, with {CODER} idle all the while. Here a real machine freezes, or kills somebody.")
+    show.say(
+        f"Out of memory, with {CODER} idle all the while. Here a real machine freezes, or kills somebody."
+    )
     show.watch(4)
 
 
@@ -60,7 +62,9 @@ def _calm(show: Show) -> None:
 def _chat(show: Show) -> None:
     show.open_chapter(2, "A chat", f"Somebody chats with {CHAT}. {CODER} has answered and is idle now.")
     show.chat.begin()
-    show.watch(6)
+    if show.stage.guard is not None:
+        show.until(lambda: show.model_state(CODER) == "idle", PATIENCE_SECONDS, f"{CODER} being idle")
+    show.watch(4)
 
 
 def _neighbour(show: Show) -> None:

@@ -27,7 +27,9 @@ def rows(show: Show) -> Iterator[Row]:
         text = _TOLD.get(event["event"])
         if text is not None:
             yield clock(event["at"]), text.format(names=event.get("names")), _came_back(event)
-    answers = f"{show.chat.whole} answers of {CHAT} came whole ({show.chat.words} words), {show.chat.cut} were cut"
+    answers = (
+        f"{show.chat.whole} answers of {CHAT} came whole ({show.chat.words} words), {show.chat.cut} were cut"
+    )
     yield "", answers, ""
     if show.happened("model.unloaded", CODER) is not None and show.model_state(CODER):
         yield "", f"{CODER} came back when it was asked for", ""
@@ -36,19 +38,16 @@ def rows(show: Show) -> Iterator[Row]:
 def verdict(show: Show) -> list[str]:
     """With the guard, and without: one sentence each, and how the second is computed."""
     least, budget = show.stage.world.least, show.stage.budget_bytes
-    soft = show.policy.host.soft.bytes_of(budget)
     available = bytes_text(least.available_bytes)
-    with_guard = (
-        f"With the guard at least {available} of {bytes_text(budget)} stayed available (soft: {bytes_text(soft)})."
-    )
+    with_guard = f"With the guard at least {available} of {bytes_text(budget)} stayed available."
     out_at = show.without.out_at
     if out_at is None:
         return [with_guard, "Without it, memory would have sufficed this time."]
     short = bytes_text(-show.without.worst_bytes)
     return [
         with_guard,
-        f"Without the guard this machine would have been out of memory at {clock(out_at)}, in the end by {short}.",
-        "(Computed: what all processes really held, plus what the guard took back and nobody else would have.)",
+        f"Without it this machine would have been out of memory at {clock(out_at)}, {short} short at worst",
+        "(what all processes really held, plus what the guard took back and nobody else would have).",
     ]
 
 

@@ -18,10 +18,21 @@ from ollama_guard.demo.view import Actor, Told, View, clock
 
 # Seconds between two frames: quick enough for a bar to glide, slow enough to read.
 FRAME_SECONDS = 0.15
-LEVEL_STYLES = {"ok": "bold green", "soft": "bold yellow", "hard": "bold red", "critical": "bold white on red"}
-STATE_STYLES = {"busy": "green", "growing": "yellow", "loading": "yellow", "condemned": "red", "aborted": "red"}
-# Columns below which names stand alone, without notes.
-NARROW = 50
+LEVEL_STYLES = {
+    "ok": "bold green",
+    "soft": "bold yellow",
+    "hard": "bold red",
+    "critical": "bold white on red",
+}
+STATE_STYLES = {
+    "busy": "green",
+    "growing": "yellow",
+    "loading": "yellow",
+    "condemned": "red",
+    "aborted": "red",
+}
+# Columns below which names stand alone, without notes, and above which lines would be tiresome to read.
+NARROW, WIDE = 50, 100
 
 
 class Terminal:
@@ -57,14 +68,16 @@ class Terminal:
 
 def frame(view: View, width: int, height: int) -> list[Text]:
     """The lines of one frame, none wider than ``width``, as many as fit; what matters least comes last."""
-    lines = [_head(view, width), *_chapter(view, width), *_memory(view, width), Text(), *_actors(view, width)]
-    room = height - len(lines) - 1
-    told = _told(view, width, room)
+    margin = " " if width >= NARROW else ""
+    width = min(width, WIDE) - 2 * len(margin)
+    lines = [_head(view, width), *_chapter(view, width), *_memory(view, width), Text()]
+    lines += [_actor(actor, width) for actor in view.actors]
+    told = _told(view, width, height - len(lines) - 1)
     lines += [Text(), *told] if told else []
     for line in lines:
         line.no_wrap, line.overflow = True, "ellipsis"
         line.truncate(width, overflow="ellipsis")
-    return lines[:height]
+    return [Text(margin).append_text(line) for line in lines[:height]]
 
 
 def _head(view: View, width: int) -> Text:
@@ -110,10 +123,6 @@ def _without_bar(view: View, width: int) -> Text:
     return bar([(used, SHADES["without"])], view.budget_bytes, (), width)
 
 
-def _actors(view: View, width: int) -> list[Text]:
-    return [_actor(actor, width) for actor in view.actors]
-
-
 def _actor(actor: Actor, width: int) -> Text:
     _, shade = part_of(actor.name, actor.held_bytes)
     line = Text("■ " if actor.held_bytes else "□ ", shade)
@@ -121,7 +130,7 @@ def _actor(actor: Actor, width: int) -> Text:
         return line.append(f"{actor.name} {actor.state}", STATE_STYLES.get(actor.state, ""))
     line.append(f"{actor.name:<12}")
     line.append(f"{actor.state:<11}", STATE_STYLES.get(actor.state, "dim"))
-    size = bytes_text(actor.held_bytes) if actor.held_bytes else "–"
+    size = bytes_text(actor.held_bytes) if actor.held_bytes else "-"
     return line.append(f"{size:>8}   ").append(actor.note, "dim")
 
 

@@ -2,9 +2,9 @@
 
     available without the guard = budget - measured use - what is missing of each model that it took away
 
-Nobody else in the show unloads anything (keep-alive is an hour), so a model that the guard unloaded would have
-kept its bytes, as measured when they came back. A load that it aborted would have gone on at the speed that the
-fake was told, up to its foreseen size. What such a model really holds again later is not counted twice.
+Nobody else in the show unloads anything (keep-alive is an hour), so a model that the guard unloaded would
+have kept its bytes, as measured when they came back. A load that it aborted would have gone on at the speed
+that the fake was told, up to its foreseen size. What such a model really holds again is not counted twice.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ class Without:
 
     def sample(self, at: float, held: Mapping[str, int]) -> None:
         """Take one measurement: what each actor holds, by name."""
-        missing = sum(
-            max(0, taken.bytes_at(at) - held.get(model, 0)) for model, taken in self._taken.items()
-        )
+        missing = sum(max(0, taken.bytes_at(at) - held.get(model, 0)) for model, taken in self._taken.items())
         self.available_bytes = self._budget_bytes - sum(held.values()) - missing
         self.worst_bytes = min(self.worst_bytes, self.available_bytes)
         if self.available_bytes <= 0 and self.out_at is None:

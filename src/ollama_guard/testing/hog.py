@@ -1,7 +1,7 @@
 """A program that eats memory at a given speed: ``python -I -S hog.py PROGRESS``, the standard library only.
 
-It obeys lines on its standard input: ``grow TARGET_BYTES BYTES_PER_SECOND``, ``release``; end of file ends it, so
-it never outlives who started it. How many bytes it holds, all of them touched, stands in the file PROGRESS.
+It obeys lines on its standard input: ``grow TARGET_BYTES BYTES_PER_SECOND``, ``release``; end of file ends
+it, so it never outlives who started it. The file PROGRESS says how many bytes it holds, all of them touched.
 """
 
 from __future__ import annotations
