@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ollama_guard.core.policy import Policy
@@ -30,19 +31,22 @@ def main(argv: list[str]) -> int:
     if os.getppid() != options.parent:
         return 0
     folder: Path = options.folder
-
-    def narrowed(policy: Policy) -> Sensors:
-        # A cgroup root without a tree: the limits of this machine are no part of the small world.
-        return Sensors(policy, proc=str(folder / "proc"), cgroup_root=str(folder / "cgroup"))
-
     setup = Setup(
         policy=read_policy(options.policy_fd),
         config=str(folder / "demo.toml"),
         runtime_dir=folder / "run",
         state_dir=str(folder / "state"),
     )
-    guard(setup, narrowed)
+    guard(setup, senses_of(folder))
     return 0
+
+
+def senses_of(folder: Path) -> Callable[[Policy], Sensors]:
+    """The ordinary sensors over the small world in ``folder``.
+
+    The cgroup root has no tree in it: the limits of this machine are no part of that world.
+    """
+    return lambda policy: Sensors(policy, proc=str(folder / "proc"), cgroup_root=str(folder / "cgroup"))
 
 
 if __name__ == "__main__":

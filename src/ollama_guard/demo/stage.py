@@ -25,6 +25,8 @@ CHAT_SHARE, CODER_SHARE, GIANT_SHARE = 0.15, 0.30, 1.10
 # enough that a guard that is late by a second is still in time.
 LOAD_SHARE, GIANT_LOAD_SHARE = 0.30, 0.12
 WORDS_PER_SECOND = 15
+# Characters of a path below which the folder's sockets still fit into 107.
+_DEEPEST = 60
 # The burnt share of a core that makes a runner busy (the guard's bound is 5 %).
 CPU_SHARE = 0.25
 
@@ -77,7 +79,7 @@ class Stage:
         self._stack.close()
 
     def _set(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ollama-guard-demo-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="ollama-guard-demo-", dir=_place()))
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self.fake = FakeOllama(self._models(), env={"OLLAMA_KEEP_ALIVE": "1h"})
         self._stack.callback(self.fake.close)
@@ -152,3 +154,9 @@ class Stage:
                 return SERVER
             self._names[pid] = found
         return self._names[pid]
+
+
+def _place() -> str:
+    """Where the folder is made: the usual place, unless unix sockets can't be that deep (unix(7))."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= _DEEPEST else "/tmp"  # noqa: S108 - mkdtemp makes it ours alone
