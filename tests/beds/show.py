@@ -57,7 +57,12 @@ class Show:
             columns, rows = self._terminal
             termios.tcsetwinsize(writer, (rows, columns))
         self._started = self._launcher(
-            self._argv, env=environment, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.STDOUT
+            self._argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         os.close(writer)
         os.set_blocking(self._reader, False)
@@ -96,9 +101,12 @@ class Show:
         return self._started.poll()
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal to its whole process group, as a terminal does with Ctrl-C; KILL to itself alone."""
         assert self._started is not None
-        self._started.signal(number)
+        if number == signal.SIGKILL:
+            self._started.signal(number)
+        else:
+            os.killpg(self._started.pid, number)
 
     def hang_up(self) -> None:
         """Close our end, as a terminal window or `head` does."""

@@ -25,6 +25,7 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard status               what the running guard sees
   ollama-guard check-config         is my file right?
   ollama-guard pause 30min          leave Ollama alone for a while
+  ollama-guard demo                 watch it at work for a minute, safely
 
 Exit codes: 0 done, 1 no or failed, 2 usage, 69 the guard is not running or not reachable,
 78 bad configuration.

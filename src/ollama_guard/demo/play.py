@@ -16,6 +16,7 @@ from ollama_guard.demo.lines import Lines
 from ollama_guard.demo.show import Screen, Show
 from ollama_guard.demo.stage import Stage
 from ollama_guard.demo.terminal import Terminal
+from ollama_guard.errors import GuardError
 
 EXIT_SHOWN, EXIT_INTERRUPTED = 0, 130
 # The guard's start: hands' imports take half a second on an idle machine (seconds).
@@ -34,11 +35,7 @@ def play(*, guarded: bool, pace: float) -> int:
         try:
             with interrupts.writing():
                 print(_TITLE.format(memory=bytes_text(size)), flush=True)  # noqa: T201 - it is a show
-            with Stage(size, guarded=guarded) as stage:
-                show = _show(stage, interrupts, pace)
-                lines = _last_words(show, stage)
-            with interrupts.writing():
-                _print(show, lines)
+            _perform(Stage(size, guarded=guarded, pace=pace), interrupts)
         except Interrupted as interrupted:
             if not interrupted.silent:
                 with suppress(OSError):
@@ -47,10 +44,23 @@ def play(*, guarded: bool, pace: float) -> int:
     return EXIT_SHOWN
 
 
-def _show(stage: Stage, interrupts: Interrupts, pace: float) -> Show:
+def _perform(stage: Stage, interrupts: Interrupts) -> None:
+    """The show and the last words, with everything cleared away in between."""
+    try:
+        with stage:
+            show = _show(stage, interrupts)
+            lines = _last_words(show, stage)
+    except (GuardError, OSError) as error:
+        interrupts.check()  # a Ctrl-C reaches the fake Ollama as well, which may be quicker to end
+        raise GuardError(str(error)) from error
+    with interrupts.writing():
+        _print(show, lines)
+
+
+def _show(stage: Stage, interrupts: Interrupts) -> Show:
     screen: Screen = Terminal(Console(), interrupts) if _draws() else Lines(interrupts)
     try:
-        show = Show(stage, screen, interrupts, pace)
+        show = Show(stage, screen, interrupts)
         try:
             if stage.guard is None:
                 story.tell_without(show)

@@ -40,12 +40,12 @@ class Screen(Protocol):
 class Show:
     """What the story is told with: it lets time pass, and knows what happened meanwhile."""
 
-    def __init__(self, stage: Stage, screen: Screen, interrupts: Interrupts, pace: float) -> None:
+    def __init__(self, stage: Stage, screen: Screen, interrupts: Interrupts) -> None:
         self.stage, self.screen = stage, screen
-        self.pace = pace
+        self.pace = stage.pace
         self.policy: Policy = compile_file(stage.folder / "demo.toml")
         self.without = Without(stage.budget_bytes)
-        self.chat = Chat(stage.fake, CHAT, round(WORDS_PER_SECOND * ANSWER_SECONDS / pace))
+        self.chat = Chat(stage.fake, CHAT, round(WORDS_PER_SECOND * ANSWER_SECONDS / stage.pace))
         self.told: list[Told] = []
         self.events: list[dict[str, Any]] = []
         self.asked_at: dict[str, float] = {}

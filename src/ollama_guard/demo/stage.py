@@ -30,6 +30,7 @@ _DEEPEST = 60
 # The burnt share of a core that makes a runner busy (the guard's bound is 5 %).
 CPU_SHARE = 0.25
 
+TRANSITION_MS = 4000
 # Sizes of the small world follow its budget alone, without the floors that a real machine needs; levels
 # fall back after 4 s rather than 60, and Ollama is asked every 2 s rather than 15, since nobody watches a
 # show for so long.
@@ -43,15 +44,16 @@ hard = "10%"
 critical = "5%"
 [policy]
 min_reclaim = "3%"
-transition = "4s"
+transition = "{transition_ms}ms"
 """
 
 
 class Stage:
     """The fake Ollama, the neighbour, the small world and, unless it is left out, the guard."""
 
-    def __init__(self, budget_bytes: int, *, guarded: bool) -> None:
+    def __init__(self, budget_bytes: int, *, guarded: bool, pace: float) -> None:
         self.budget_bytes = budget_bytes
+        self.pace = pace
         self._guarded = guarded
         self._stack = ExitStack()
         self._names: dict[int, str] = {}
@@ -88,7 +90,8 @@ class Stage:
         self._blobs = {str(blobs[name]): name for name in (CHAT, CODER, GIANT)}
         self.world = World(self.folder, self.budget_bytes, self._cast)
         self._stack.callback(self.world.close)
-        (self.folder / "demo.toml").write_text(POLICY.format(url=self.fake.url))
+        policy = POLICY.format(url=self.fake.url, transition_ms=round(TRANSITION_MS / self.pace))
+        (self.folder / "demo.toml").write_text(policy)
         if self._guarded:
             self.guard = Guard(self.folder)
             self._stack.callback(self.guard.close)

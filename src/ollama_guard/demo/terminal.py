@@ -102,17 +102,17 @@ def _memory(view: View, width: int) -> list[Text]:
     told = sum(size for size, _ in parts)
     rest = view.budget_bytes - view.available_bytes - told
     with_guard = bar([*parts, (rest, SHADES["rest"])], view.budget_bytes, view.limits, width)
-    free = Text(f"{bytes_text(view.available_bytes)} left", LEVEL_STYLES.get(view.level, "bold"))
-    free.append(f" of {bytes_text(view.budget_bytes)}   ", "dim")
-    free.append(view.level, LEVEL_STYLES.get(view.level, "bold red"))
+    free = Text(view.level, LEVEL_STYLES.get(view.level, "bold red"))
+    free.append(f"  {bytes_text(view.available_bytes)} left", "bold")
+    free.append(f" of {bytes_text(view.budget_bytes)}", "dim")
     lines = [free, with_guard, limits_line(view.budget_bytes, view.limits, width)]
     if view.guarded:
-        lines += [_without_text(view), _without_bar(view, width)]
+        lines += [_without_text(view, width), _without_bar(view, width)]
     return lines
 
 
-def _without_text(view: View) -> Text:
-    text = Text("without the guard: ", "dim")
+def _without_text(view: View, width: int) -> Text:
+    text = Text("without the guard: " if width >= NARROW else "without: ", "dim")
     if view.out_at is None:
         return text.append(shortage(view), "dim")
     return text.append(f"out of memory since {clock(view.out_at)}", "bold red")

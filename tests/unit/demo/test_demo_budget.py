@@ -35,7 +35,7 @@ def test_the_available_memory_is_never_more_than_this_machine_says() -> None:
 
 
 def test_the_show_s_policy_is_a_good_file_and_scales_with_the_budget() -> None:
-    policy = compile_text(POLICY.format(url="http://127.0.0.1:1"), "demo.toml")
+    policy = compile_text(POLICY.format(url="http://127.0.0.1:1", transition_ms=4000), "demo.toml")
     for size in (budget.LEAST_BYTES, budget.MOST_BYTES):
         assert policy.host.bytes_of(Level.SOFT, size) == size // 5
         assert policy.host.bytes_of(Level.HARD, size) == size // 10
