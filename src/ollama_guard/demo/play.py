@@ -15,7 +15,7 @@ from ollama_guard.demo.interrupts import Interrupted, Interrupts
 from ollama_guard.demo.lines import Lines
 from ollama_guard.demo.show import Screen, Show
 from ollama_guard.demo.stage import Stage
-from ollama_guard.demo.terminal import Terminal
+from ollama_guard.demo.terminal import NARROW, Terminal
 from ollama_guard.errors import GuardError
 
 EXIT_SHOWN, EXIT_INTERRUPTED = 0, 130
@@ -91,13 +91,14 @@ def _last_words(show: Show, stage: Stage) -> list[str]:
 
 def _print(show: Show, lines: list[str]) -> None:
     rows = [] if show.stage.guard is None else list(summary.rows(show))
-    if rows and _draws():
+    console = Console(highlight=False)
+    if rows and _draws() and console.width >= NARROW:
         table = Table(
             "when", "what happened", "came back", box=None, header_style="dim", padding=(0, 2, 0, 0)
         )
         for row in rows:
             table.add_row(*row)
-        Console(highlight=False).print("", table)
+        console.print("", table)
     elif rows:
         told = (f"{when:<6} {what}{f', {back} came back' if back else ''}" for when, what, back in rows)
         print("", *told, sep="\n")  # noqa: T201 - it is a show
