@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from ollama_guard.core.model import Level
+from ollama_guard.core.policy import MIB
 from ollama_guard.demo.show import Show
 from ollama_guard.demo.stage import CHAT, CODER, GIANT
 from ollama_guard.errors import GuardError
 from ollama_guard.testing.fake import Stream
 
-# Where the neighbour's growth ends with the guard: available as a share of the budget, between soft (20 %)
-# and hard (10 %), with room for the first half second of the giant's load.
-END_SHARE = 0.17
+# Where the neighbour's growth ends with the guard: available as a share of the budget and the bytes of one more
+# runner's interpreter, but never more than the most. That is between soft (20 %) and hard (10 %), with room
+# for the first half second of the giant's load.
+END_SHARE, END_BYTES, END_MOST_SHARE = 0.17, 13 * MIB, 0.19
 # The neighbour grows by this share of the budget each second.
 GROWTH_SHARE = 0.055
 # Seconds that something may take that takes one or two on an idle machine.
@@ -70,7 +72,8 @@ def _chat(show: Show) -> None:
 def _neighbour(show: Show) -> None:
     show.open_chapter(3, "A neighbour", "A job beside Ollama takes more and more memory.")
     budget, latest = show.stage.budget_bytes, show.stage.world.latest
-    target = int(latest.available_bytes + latest.held[CODER] - END_SHARE * budget)
+    end = min(END_SHARE * budget + END_BYTES, END_MOST_SHARE * budget)
+    target = int(latest.available_bytes + latest.held[CODER] - end)
     show.stage.bring_neighbour().grow(target, int(GROWTH_SHARE * budget * show.pace))
 
 
