@@ -9,9 +9,9 @@ from ollama_guard.demo.stage import CHAT, CODER, GIANT
 from ollama_guard.errors import GuardError
 from ollama_guard.testing.fake import Stream
 
-# Where the neighbour's growth ends with the guard: available as a share of the budget and the bytes of one more
-# runner's interpreter, but never more than the most. That is between soft (20 %) and hard (10 %), with room
-# for the first half second of the giant's load.
+# Where the neighbour's growth ends with the guard: available as a share of the budget and the bytes of one
+# more runner's interpreter, but never more than the most. That is between soft (20 %) and hard (10 %), with
+# room for the first half second of the giant's load.
 END_SHARE, END_BYTES, END_MOST_SHARE = 0.17, 13 * MIB, 0.19
 # The neighbour grows by this share of the budget each second.
 GROWTH_SHARE = 0.055
