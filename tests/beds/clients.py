@@ -35,6 +35,13 @@ class Answer:
         """Whether the server said `done` itself: an answer that was cut has no such line."""
         return self.done_reason is not None and self.error is None
 
+    def summary(self) -> str:
+        """How it stands, for a failing test's message: a runner is judged by what it does for its answer."""
+        silence = time.monotonic() - self.chunk_times[-1] if self.chunk_times else 0.0
+        end = self.error or self.done_reason or f"going on, silent for {silence:.1f} s"
+        longest = self.longest_silence_seconds
+        return f"{self.chunks} pieces, {end}, longest silence {longest:.1f} s"
+
     @property
     def longest_silence_seconds(self) -> float:
         """The longest wait between two pieces."""

@@ -86,6 +86,21 @@ class TcpProxy(_Bystander):
             raise RuntimeError(f"no proxy can listen on port {self.port}")
         return self
 
+    def hang(self) -> None:
+        """From now on it takes requests and never answers."""
+        self._say("hang")
+
+    def block_ps_on_unload(self, seconds: float) -> None:
+        """From the next unload that comes through here on, `/api/ps` waits this long."""
+        self._say(f"block-ps {seconds}")
+
+    def _say(self, line: str) -> None:
+        assert self.started is not None
+        self.started.stdin.write(line.encode() + b"\n")
+        self.started.stdin.flush()
+        if self.started.stdout.readline() != b"ok\n":
+            raise RuntimeError(f"the proxy did not take {line!r}")
+
 
 def _length(argv: Sequence[str]) -> int:
     return sum(len(part.encode()) + 1 for part in argv)

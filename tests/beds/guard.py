@@ -1,5 +1,7 @@
 """The guard itself, run as a user runs it, and read through its log and its sockets."""
 
+import contextlib
+import http.client
 import json
 import os
 import signal
@@ -11,11 +13,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from beds.hands import UnixConnection
 from beds.process import Launcher, Started, launch
 
 PROGRAM = Path(sys.executable).with_name("ollama-guard")
 START_SECONDS = 20.0
 """It is ready in under 1 s on an idle machine."""
+
+UNIT_NICE = -15
+"""As systemd/ollama-guard.service sets it: without it a busy machine lets the guard come too late."""
+
+AWAY = (OSError, KeyError, http.client.HTTPException)
+"""What asking for the status may end in while `hands` are starting, away or dying."""
+
+REPORT_SECONDS = 2.0
+"""A guard that can't answer USR1 within this stands still."""
 
 
 class Guard:
@@ -92,6 +104,8 @@ class Guard:
                 stdout=log,
                 stderr=log,
             )
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, self._started.pid, UNIT_NICE)
         self.wait(lambda: len(self.events("guard.started")) > count, START_SECONDS, "guard.started")
 
     def stop(self) -> None:
@@ -147,8 +161,9 @@ class Guard:
         self.wait(self._hears_ollama, seconds, "a first answer of the API")
 
     def _hears_ollama(self) -> bool:
-        done = self.cli("status", "--json", "--config", str(self.config))
-        return done.returncode == 0 and bool(json.loads(done.stdout)["ollama"]["alive"])
+        with contextlib.suppress(*AWAY):
+            return bool(self.status()["ollama"]["alive"])
+        return False
 
     def cli(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Run another command of the program against this guard."""
@@ -162,26 +177,43 @@ class Guard:
         )
 
     def status(self) -> dict[str, Any]:
-        """`status --json`, straight from the status file's twin on the socket."""
-        done = self.cli("status", "--json", "--config", str(self.config))
-        if done.returncode != 0:
-            raise AssertionError(f"status failed: {done.stderr}\n{self.tail()}")
-        document: dict[str, Any] = json.loads(done.stdout)
+        """What `status --json` prints, straight from the socket: a command takes half a second to start.
+
+        Raises one of `AWAY` when `hands` don't answer.
+        """
+        connection = UnixConnection(self.runtime / "status.sock")
+        try:
+            connection.request("GET", "/status")
+            document: dict[str, Any] = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
         return document
 
     def model_states(self) -> dict[str, str]:
-        """Every name (without `:latest`) of every live runner's model, to its state."""
-        return {
-            name.removesuffix(":latest"): model["state"]
-            for model in self.status()["models"]
-            for name in (model["name"] or model["blob"] or "?", *model["aliases"])
-        }
+        """Every name (without `:latest`) of every live runner's model, to its state; {} if nobody answers."""
+        with contextlib.suppress(*AWAY):
+            return {
+                name.removesuffix(":latest"): model["state"]
+                for model in self.status()["models"]
+                for name in (model["name"] or model["blob"] or "?", *model["aliases"])
+            }
+        return {}
 
     def tail(self, lines: int = 40) -> str:
         """The end of the log, for a failing test's message."""
         return (
             "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
         )
+
+    def report(self) -> dict[str, Any]:
+        """What it says of itself on USR1: level, ticks, events dropped; {} when it does not answer."""
+        told = len(self.events("guard.reported"))
+        if self._started is not None:
+            self._started.signal(signal.SIGUSR1)
+        with contextlib.suppress(AssertionError):
+            self.wait(lambda: len(self.events("guard.reported")) > told, REPORT_SECONDS, "guard.reported")
+            return self.events("guard.reported")[-1]
+        return {}
 
 
 def _children(pid: int) -> list[int]:

@@ -1,16 +1,13 @@
 """What tests of faults do to a running guard, besides what every test does."""
 
 import contextlib
-import http.client
-import json
 import os
 import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
-from beds.guard import Guard
-from beds.hands import UnixConnection
+from beds.guard import AWAY, Guard
 from beds.process import alive
 
 NOBODY_S = "/ollama-guard-nobody-s"
@@ -39,14 +36,8 @@ def warned(guard: Guard, text: str) -> list[str]:
 
 
 def look(guard: Guard) -> dict[str, Any]:
-    """The status, straight from the socket: a command takes half a second to start."""
-    connection = UnixConnection(guard.runtime / "status.sock")
-    try:
-        connection.request("GET", "/status")
-        document: dict[str, Any] = json.loads(connection.getresponse().read())
-    finally:
-        connection.close()
-    return document
+    """The status now."""
+    return guard.status()
 
 
 def wait_look(
@@ -55,7 +46,7 @@ def wait_look(
     """Wait until the status is such that ``check`` holds."""
 
     def holds() -> bool:
-        with contextlib.suppress(OSError, KeyError, http.client.HTTPException):
+        with contextlib.suppress(*AWAY):
             return bool(check(look(guard)))
         return False
 

@@ -1,5 +1,7 @@
 """The handle that a test holds on the program that eats memory (`ollama_guard.testing.hog`)."""
 
+import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -9,6 +11,9 @@ from typing import Self
 
 from beds.process import Launcher, Started, launch
 from ollama_guard.testing import hog
+
+NICE = -10
+"""It is to keep its speed on a busy machine too, but not to take the processor from the guard (nice -15)."""
 
 
 class Hog:
@@ -28,6 +33,8 @@ class Hog:
     def __enter__(self) -> Self:
         argv = [sys.executable, "-I", "-S", hog.__file__, str(self._progress)]
         self.started = self._launcher(argv, stdin=subprocess.PIPE)
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, self.started.pid, NICE)
         return self
 
     def __exit__(self, *_: object) -> None:

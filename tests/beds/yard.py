@@ -1,13 +1,15 @@
 """A yard: a memory-limited cgroup with an Ollama server inside and, if wanted, a guard that watches it."""
 
 import contextlib
+import functools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from beds.cgroups import MemoryCgroup
+from beds.decoys import TcpProxy
 from beds.guard import Guard
 from beds.hog import Hog
 from beds.process import alive, rss_bytes
@@ -19,11 +21,15 @@ GIB = 1 << 30
 
 @dataclass
 class Yard:
-    """One run of a story: its cgroup, its server, its guard (None = the guard is off)."""
+    """One run of a story: its cgroup, its server, its guard (None = the guard is off).
+
+    ``proxy`` holds the port at which the guard asks, where the story wants one.
+    """
 
     cgroup: MemoryCgroup
     server: Server
     guard: Guard | None
+    proxy: TcpProxy | None = None
 
     def hog(self) -> Hog:
         """A memory hog inside the cgroup."""
@@ -33,14 +39,18 @@ class Yard:
         """Names (without ``:latest``) of models with a live runner, by the process list."""
         return {name for name, pid in self.server.runner_pids().items() if alive(pid)}
 
-    def wait_loaded(self, names: set[str], seconds: float) -> bool:
-        """Wait until exactly these models have a runner."""
+    def pid_of(self, model: str) -> int:
+        """The PID of a model's runner."""
+        return self.server.runner_pids()[model]
+
+    def wait_count(self, count: int, seconds: float) -> bool:
+        """Wait until just so many models have a runner."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.loaded() == names:
-                return True
+        while len(self.loaded()) != count:
+            if time.monotonic() > deadline:
+                return False
             time.sleep(0.05)
-        return self.loaded() == names
+        return True
 
     def wait_state(self, model: str, state: str, seconds: float = 10.0) -> None:
         """With a guard: until it calls a model idle, busy or loading. Without: a moment for the same."""
@@ -50,20 +60,67 @@ class Yard:
         guard = self.guard
         guard.wait(lambda: guard.model_states().get(model) == state, seconds, f"{model} is {state}")
 
+    def evidence(self) -> str:
+        """What tells a decision of the guard from an accident, for a failing test's message.
+
+        A runner that died without a decision in the log was ended by the kernel (then ``oom kills`` rose), or
+        its line was lost (then ``dropped`` did, or a line can't be read).
+        """
+        runners = {name: alive(pid) for name, pid in self.server.runner_pids().items()}
+        told = (
+            f"oom kills {self.cgroup.oom_kills()}, {self.cgroup.available() // MIB} MiB available, {runners}"
+        )
+        if self.guard is None:
+            return f"{told}, no guard"
+        report = self.guard.report()
+        lines = len(self.guard.tail(1 << 30).splitlines())
+        garbled = lines - len(self.guard.events())
+        return f"{told}, {garbled} of {lines} lines garbled, report {report}\n{self.guard.tail()}"
+
 
 @contextlib.contextmanager
-def yard(kind: str, limit_bytes: int, *, guarded: bool, config: str = "", ollama: str = "") -> Iterator[Yard]:
-    """A fresh yard; ``kind`` is ``real`` (0.5.4) or ``fake`` (the dialect since 0.30)."""
+def yard(
+    kind: str,
+    limit_bytes: int,
+    *,
+    guarded: bool,
+    config: str = "",
+    ollama: str = "",
+    proxied: bool = False,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Yard]:
+    """A fresh yard; ``kind`` is ``real`` (0.5.4) or ``fake`` (the dialect since 0.30).
+
+    ``proxied``: a proxy stands between the guard (not the clients) and the server. ``config``, ``ollama`` and
+    ``env`` are the guard's.
+    """
     with contextlib.ExitStack() as stack:
         cgroup = stack.enter_context(MemoryCgroup(limit_bytes, "yard"))
         server = stack.enter_context(start_server(kind, cgroup))
+        proxy = stack.enter_context(TcpProxy(server.port, launcher=cgroup.popen)) if proxied else None
         guard = None
         if guarded:
+            url = proxy.url if proxy else server.url
             guard = stack.enter_context(
-                Guard(server.url, cgroup=f"/{cgroup.name}", config=config, ollama=ollama)
+                Guard(url, cgroup=f"/{cgroup.name}", config=config, ollama=ollama, env=env)
             )
             guard.wait_guarding(server.pid)
-        yield Yard(cgroup, server, guard)
+        yield Yard(cgroup, server, guard, proxy)
+
+
+Told = dict[str, Any]
+"""What a story tells of its end, fact by fact."""
+
+
+def facts(told: Told) -> str:
+    """All of it, a line each, for a failing test's message (pytest would cut a dict short)."""
+    return "\n".join(f"{key}: {value}" for key, value in told.items())
+
+
+@functools.cache
+def unguarded(story: Callable[..., Told], *where: str) -> Told:
+    """The same story with the guard off, told once a session: repetition is about the guard."""
+    return story(*where, guarded=False)
 
 
 @dataclass
