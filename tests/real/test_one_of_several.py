@@ -42,7 +42,7 @@ def two_names_of_one_blob(kind: str, *, guarded: bool) -> Told:
         loaded = {entry["name"] for entry in place.server.get("/api/ps")["models"]}
         installed = {entry["name"] for entry in place.server.get("/api/tags")["models"]}
         runners = len(place.server.runner_pids())
-        hog.grow(820 * MIB, 300 * MIB)
+        hog.grow(880 * MIB, 300 * MIB)
         return {
             "hog finished": hog.wait(20),
             "oom kills": place.cgroup.oom_kills(),

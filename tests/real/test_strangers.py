@@ -12,6 +12,8 @@ from beds.process import alive, argv_of
 from beds.yard import GIB, MIB, Told, Yard, facts, unguarded, yard
 
 FOUND_SECONDS = 2.0
+# Who was killed is there until its memory is given back, on a busy machine for a second.
+DEATH_SECONDS = 15.0
 _LISTENING = "0A"
 
 
@@ -62,8 +64,11 @@ def restarted_among_strangers(kind: str, *, guarded: bool) -> Told:
         }
         hog = stack.enter_context(place.hog())
         hog.grow(900 * MIB, 300 * MIB)
+        told["hog finished"] = hog.wait(20)
+        deadline = time.monotonic() + DEATH_SECONDS
+        while (stranger.alive or guarded) and alive(mid) and time.monotonic() < deadline:
+            time.sleep(0.02)
         told |= {
-            "hog finished": hog.wait(20),
             "oom kills": place.cgroup.oom_kills(),
             "untouched": stranger.alive and place.proxy.alive,
             "listed": place.guard and {model["pid"] for model in place.guard.status()["models"]},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from ollama_guard.core.decide import absorb, decide
 from ollama_guard.core.model import (
     CONTAINER,
@@ -30,6 +32,21 @@ def test_a_runner_that_hangs_after_its_kill_does_not_keep_another_victim_from_dy
     killed = [names for rung, names in world.acted() if rung is Rung.KILL_RUNNER]
     assert ("other",) in killed
     assert killed.count(("stuck",)) <= 4
+    assert world.oom_kills == 0
+
+
+@pytest.mark.parametrize("limit", [None, 3 * GIB], ids=["host", "container"])
+def test_a_killed_runner_with_threads_is_waited_for_though_it_is_listed_no_more(limit: int | None) -> None:
+    """Its first thread is gone at once, its memory comes back later: nobody else dies for that."""
+    world = World(capacity=4 * GIB if limit is None else 15 * GIB, limit=limit, threaded=True)
+    world.other = 1 * GIB if limit is None else 0
+    world.load("one", 1100 * MIB, busy=True)
+    world.load("two", 1000 * MIB, busy=True)
+    world.play(5)
+    world.hog_rate, world.hog_target = 300 * MIB, 1200 * MIB
+    world.play(10)
+    assert len(acted(world)) == 1, [decision.reason for decision in world.decisions if decision.actions]
+    assert acted(world)[0][0] is Rung.KILL_RUNNER
     assert world.oom_kills == 0
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ollama_guard.core import sane
 from ollama_guard.core.model import (
+    HOST,
     Action,
     ActionKind,
     Activity,
@@ -90,9 +91,17 @@ class Scene:
         return blob is not None and self.state.unhonoured.get(blob, 0.0) > self.now
 
     def in_flight(self, name: str) -> list[Action]:
-        """Actions under way that will free memory in a domain."""
-        keys = {runner.key for runner in self.within(name)}
-        return [action for action in self.state.in_flight if action.key in keys]
+        """Actions under way that will free memory in a domain.
+
+        A killed process with threads is a zombie, and so listed no more, as soon as its first thread has
+        ended; its memory was seen to come back up to 0.9 s after that. Until there is an outcome it is dying.
+        """
+        listed = {runner.key: runner.reading.domains for runner in self.runners}
+        return [
+            action
+            for action in self.state.in_flight
+            if action.key is not None and name in listed.get(action.key, (HOST, action.domain))
+        ]
 
     def age(self, action: Action) -> float:
         """Seconds since an action was issued."""

@@ -76,7 +76,10 @@ class Model:
 
 @dataclass
 class World:
-    """A host of ``capacity`` bytes on which ``other`` bytes are used by everything but Ollama."""
+    """A host of ``capacity`` bytes on which ``other`` bytes are used by everything but Ollama.
+
+    ``threaded``: a killed runner is listed no more while its memory is still to come back.
+    """
 
     capacity: int = 4 * GIB
     other: int = 1 * GIB
@@ -92,6 +95,7 @@ class World:
     hands_alive: bool = True
     unload_seconds: float = 0.15
     kill_seconds: float = 0.1
+    threaded: bool = False
     decisions: list[Decision] = field(default_factory=list, repr=False)
     outcomes: list[tuple[Action, Outcome]] = field(default_factory=list, repr=False)
     requests: tuple[Request, ...] = ()
@@ -139,7 +143,11 @@ class World:
             wall=1.7e9 + self.now,
             domains=tuple(domains),
             servers=(ServerReading(SERVER_PID, 1, 0, "/ollama", "argv says serve"),),
-            runners=tuple(self._runner(model, names if model.inside else (HOST,)) for model in self.models),
+            runners=tuple(
+                self._runner(model, names if model.inside else (HOST,))
+                for model in self.models
+                if not (self.threaded and model.gone_at is not None)
+            ),
             api=ApiReading(
                 probed_at=self.now,
                 answered_at=answered,
