@@ -66,9 +66,9 @@ class Yard:
         A runner that died without a decision in the log was ended by the kernel (then ``oom kills`` rose), or
         its line was lost (then ``dropped`` did, or a line can't be read).
         """
-        runners = {name: alive(pid) for name, pid in self.server.runner_pids().items()}
+        inside = ", ".join(f"{pid} {rss_bytes(pid) // MIB} MiB" for pid in self.cgroup.pids())
         told = (
-            f"oom kills {self.cgroup.oom_kills()}, {self.cgroup.available() // MIB} MiB available, {runners}"
+            f"oom kills {self.cgroup.oom_kills()}, {self.cgroup.available() // MIB} MiB available ({inside})"
         )
         if self.guard is None:
             return f"{told}, no guard"

@@ -72,12 +72,12 @@ def hog_beside_silence(kind: str, silence: str, *, guarded: bool) -> Told:
             assert client.wait_streaming()
         place.server.load("big")
         place.wait_state("big", "idle")
+        big = place.pid_of("big")
         stack.enter_context(SILENCES[silence](place))
         said: list[str] = []
         if guard is not None and silence != "blocking ps":
             said.append(guard.wait_event("condition.changed", 30, condition="OllamaUnresponsive")["message"])
         hog = stack.enter_context(place.hog())
-        big = place.pid_of("big")
         hog.grow(1400 * MIB, 300 * MIB)
         told = {"said": said, "hog finished": hog.wait(20), "oom kills": place.cgroup.oom_kills()}
         if guard is not None:
