@@ -52,7 +52,7 @@ class Yard:
             time.sleep(0.05)
         return True
 
-    def wait_state(self, model: str, state: str, seconds: float = 10.0) -> None:
+    def wait_state(self, model: str, state: str, seconds: float = 30.0) -> None:
         """With a guard: until it calls a model idle, busy or loading. Without: a moment for the same."""
         if self.guard is None:
             time.sleep(0.2)
