@@ -45,8 +45,8 @@ def test_a_killed_runner_with_threads_is_waited_for_though_it_is_listed_no_more(
     world.play(5)
     world.hog_rate, world.hog_target = 300 * MIB, 1200 * MIB
     world.play(10)
-    assert len(acted(world)) == 1, [decision.reason for decision in world.decisions if decision.actions]
-    assert acted(world)[0][0] is Rung.KILL_RUNNER
+    assert len(world.acted()) == 1, [decision.reason for decision in world.decisions if decision.actions]
+    assert world.acted()[0][0] is Rung.KILL_RUNNER
     assert world.oom_kills == 0
 
 
