@@ -34,6 +34,9 @@ _installation_key = pytest.StashKey[Installation | BedUnavailable]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("ollama-guard")
     group.addoption("--repeat", type=int, default=1, help="run each test of the live tiers N times")
+    group.addoption(
+        "--accept-incidents", action="store_true", help="write today's decisions into tests/incidents"
+    )
     group.addoption("--soak", action="store_true", help="run the long forms (5-minute clients)")
 
 

@@ -1,36 +1,25 @@
 """The wire between the sentinel and hands: one versioned JSON message per SOCK_SEQPACKET packet.
 
-Packets are at most 64 KiB; a longer message goes as fragments. The sender never blocks: what does
-not fit into the socket waits in a bounded queue. Of a kind in `LATEST_WINS` only the newest waits;
-the other kinds are never dropped by the sender before `QUEUE_LIMIT` packets are waiting.
-Foreign or broken packets raise `WireError`; the receiver counts and drops them.
+Packets are at most 64 KiB; a longer message goes as fragments. Foreign or broken packets raise
+`WireError`. How messages are sent without ever waiting is `channel`'s.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
-import socket
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from ollama_guard.core.codec import CodecError, from_plain, to_plain
 from ollama_guard.core.footprint import Footprint, Lesson
-from ollama_guard.core.model import Action, ApiReading, CatalogueEntry, Outcome, Request
+from ollama_guard.core.model import Action, ApiReading, CatalogueEntry, Level, Outcome, Request
 from ollama_guard.core.policy import Policy
 
 VERSION = 1
 # Bytes; far below the default socket buffer (208 KiB), so that a packet always fits into an empty one.
 PACKET_LIMIT = 64 * 1024
-# Packets; outcomes are rare, so a queue of this length means that the other side has stopped reading.
-QUEUE_LIMIT = 256
 # Bytes of one message in fragments; a catalogue of a thousand models takes about 300 KiB.
 MESSAGE_LIMIT = 4 * 1024 * 1024
-# Packets read in one go: a flood may not hold up the reader's tick.
-RECEIVE_LIMIT = 128
 
 # A fragment is this mark, ``index/count``, a line feed, and a piece of the message's JSON, which itself
 # always starts with a brace. The fragments of one message follow each other without anything between.
@@ -94,6 +83,18 @@ class RequestPosted:
 
 
 @dataclass(frozen=True, slots=True)
+class TraceWanted:
+    """hands -> sentinel: start a trace with a header, or (``wanted`` False) stop recording.
+
+    ``continues`` when only the file is full; ``lost`` counts records that could not be written.
+    """
+
+    wanted: bool
+    continues: bool = False
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ActionPosted:
     """sentinel -> hands: carry this out before its deadline and report an Outcome."""
 
@@ -139,13 +140,29 @@ class PolicyPosted:
     policy: Policy
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """sentinel -> hands: whole lines of a trace (`core.trace`), ``count`` of them, for its present file.
+
+    With ``starts`` the first line is a header. ``level`` is the one after the last of them. May be dropped.
+    """
+
+    lines: str
+    count: int
+    level: Level = Level.OK
+    starts: bool = False
+
+
 Message = (
-    Beat | ApiObserved | CatalogueObserved | OutcomeReported | RequestPosted
-    | ActionPosted | PollWanted | Replied | StatusPosted | PolicyPosted
+    Beat | ApiObserved | CatalogueObserved | OutcomeReported | RequestPosted | TraceWanted
+    | ActionPosted | PollWanted | Replied | StatusPosted | PolicyPosted | Recorded
     | FootprintsObserved | FootprintsLearned
 )  # fmt: skip
 
 LATEST_WINS = (Beat, ApiObserved, CatalogueObserved, StatusPosted)
+
+# Kinds that give way to all others: what is sent of them waits in a line of its own, and may be dropped.
+GIVE_WAY = (Recorded,)
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Message)}
 
@@ -239,134 +256,3 @@ def _parse(text: bytes) -> Message:
     except (CodecError, RecursionError) as problem:
         raise WireError(f"{name}: {problem}") from problem
     return message
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """One message in the queue; once ``started`` its other packets must follow."""
-
-    kind: type[Any]
-    packets: deque[bytes]
-    started: bool = False
-
-
-class Channel:
-    """One end of the socketpair, never blocking; used by one thread.
-
-    ``dropped`` counts messages that were never sent, save those whose place a newer one of their kind
-    took (that is how `LATEST_WINS` works). ``broken`` counts packets that were not understood;
-    ``last_problem`` says what was wrong with the last. ``closed`` is True after end-of-file.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(0)
-        self._sock = sock
-        self._queue: deque[_Waiting] = deque()
-        self._waiting = 0
-        self._decoder = Decoder()
-        # One byte more than is allowed, so that an oversized packet shows itself.
-        self._buffer = bytearray(PACKET_LIMIT + 1)
-        self.dropped = 0
-        self.broken = 0
-        self.last_problem = ""
-        self.closed = False
-
-    def fileno(self) -> int:
-        """The descriptor to wait on: readable for `receive`, writable for `flush`."""
-        return self._sock.fileno()
-
-    @property
-    def waiting(self) -> int:
-        """Packets that wait for room in the socket."""
-        return self._waiting
-
-    def send(self, message: Message) -> bool:
-        """Queue a message and send what fits now; False when it had to be dropped."""
-        kind = type(message)
-        try:
-            packets = encode(message)
-        except WireError as problem:
-            self._drop(str(problem))
-            return False
-        if kind in LATEST_WINS:
-            self._discard(lambda entry: entry.kind is kind)
-        if self._waiting + len(packets) > QUEUE_LIMIT and kind not in LATEST_WINS:
-            self.dropped += self._discard(lambda entry: entry.kind in LATEST_WINS)
-        if self.closed or self._waiting + len(packets) > QUEUE_LIMIT:
-            self._drop(f"{kind.__name__} not sent: {'closed' if self.closed else 'the queue is full'}")
-            return False
-        self._queue.append(_Waiting(kind, deque(packets)))
-        self._waiting += len(packets)
-        self.flush()
-        return True
-
-    def flush(self) -> bool:
-        """Send what fits now; True when nothing waits any more."""
-        while self._queue and not self.closed:
-            entry = self._queue[0]
-            try:
-                self._sock.send(entry.packets[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except (BlockingIOError, InterruptedError):
-                return False
-            except OSError as problem:
-                self._give_up(problem)
-                return False
-            entry.started = True
-            entry.packets.popleft()
-            self._waiting -= 1
-            if not entry.packets:
-                self._queue.popleft()
-        return not self._queue
-
-    def receive(self) -> list[Message]:
-        """The messages that have come, from at most `RECEIVE_LIMIT` packets; sets ``closed`` at the end."""
-        messages: list[Message] = []
-        for _ in range(RECEIVE_LIMIT):
-            if self.closed:
-                break
-            try:
-                size = self._sock.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError:
-                size = 0
-            if size == 0:
-                self.closed = True
-                break
-            try:
-                message = self._decoder.feed(bytes(memoryview(self._buffer)[:size]))
-            except WireError as problem:
-                self.broken += 1
-                self.last_problem = str(problem)
-                continue
-            if message is not None:
-                messages.append(message)
-        return messages
-
-    def close(self) -> None:
-        """Close the socket; the other side sees end-of-file."""
-        self.closed = True
-        with contextlib.suppress(OSError):
-            self._sock.close()
-
-    def _drop(self, problem: str) -> None:
-        self.dropped += 1
-        self.last_problem = problem
-
-    def _discard(self, unwanted: Callable[[_Waiting], bool]) -> int:
-        """Throw away waiting messages none of whose packets is under way; returns how many."""
-        gone = [entry for entry in self._queue if not entry.started and unwanted(entry)]
-        for entry in gone:
-            self._queue.remove(entry)
-            self._waiting -= len(entry.packets)
-        return len(gone)
-
-    def _give_up(self, problem: OSError) -> None:
-        if problem.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF):
-            self.closed = True
-            return
-        if problem.errno == errno.ENOBUFS:  # no kernel memory just now: it stays in the queue
-            return
-        entry = self._queue.popleft()
-        self._waiting -= len(entry.packets)
-        self._drop(f"{entry.kind.__name__} not sent: {problem}")

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from ollama_guard.channel import Channel
 from ollama_guard.core.codec import to_plain
 from ollama_guard.core.policy import Policy
-from ollama_guard.wire import Channel, Message
+from ollama_guard.wire import Message
 
 T = TypeVar("T", bound=Message)
 

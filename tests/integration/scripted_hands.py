@@ -11,8 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+from ollama_guard.channel import Channel
 from ollama_guard.core.model import Outcome, OutcomeKind, Request
-from ollama_guard.wire import ActionPosted, Beat, Channel, OutcomeReported, PollWanted, Replied, RequestPosted
+from ollama_guard.wire import ActionPosted, Beat, OutcomeReported, PollWanted, Replied, RequestPosted
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from ollama_guard.control.sockets import Face
 from ollama_guard.core.codec import from_plain
 from ollama_guard.core.policy import CapPolicy, Policy
 
-COMMANDS = ("run", "once", "status", "check-config", "unload", "pause", "resume")
+COMMANDS = ("run", "once", "status", "check-config", "unload", "pause", "resume", "replay")
 MAIN = "from ollama_guard.cli import main; main()"
 NOBODY = 65534
 

@@ -91,7 +91,8 @@ def test_ten_deaths_in_a_row_never_start_a_storm() -> None:
 STUCK = """
 import sys, threading, time, socket, pathlib
 fd = int(sys.argv[sys.argv.index("--fd") + 1])
-from ollama_guard.wire import Beat, Channel
+from ollama_guard.channel import Channel
+from ollama_guard.wire import Beat
 channel = Channel(socket.socket(fileno=fd))
 threading.Thread(target=lambda: open(sys.argv[1] + "/status.json"), daemon=True).start()
 while not channel.closed:

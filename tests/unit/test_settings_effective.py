@@ -18,6 +18,7 @@ from ollama_guard.core.policy import (
     OllamaPolicy,
     Policy,
     Protect,
+    RecordPolicy,
     Threshold,
     Thresholds,
 )
@@ -49,6 +50,14 @@ def thresholds(draw: st.DrawFn) -> Thresholds:
 
 
 @st.composite
+def records(draw: st.DrawFn) -> RecordPolicy:
+    file = draw(st.integers(64 * 1024, GIB))
+    total = draw(st.integers(max(2 * file, MIB), 1024 * GIB))
+    folder = draw(st.sampled_from(["", "/", "/a b", '/ü"\\x']))
+    return RecordPolicy(draw(st.booleans()), total, file, folder)
+
+
+@st.composite
 def policies(draw: st.DrawFn) -> Policy:
     poll = draw(seconds(1, 600))
     condemned = draw(seconds(10, 86400))
@@ -68,6 +77,7 @@ def policies(draw: st.DrawFn) -> Policy:
         host=draw(thresholds()),
         container=draw(thresholds()),
         cap=CapPolicy(draw(st.none() | st.integers(1, 1000))),
+        record=draw(records()),
         models=draw(st.dictionaries(names, rules, max_size=3)),
         transition_seconds=draw(seconds(0, 3600)),
         min_reclaim_ratio=draw(st.integers(0, 500).map(lambda n: n / 1000)),

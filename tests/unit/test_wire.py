@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_guard import wire
+from ollama_guard.channel import GIVE_WAY_LIMIT, QUEUE_LIMIT, RECEIVE_LIMIT, Channel
 from ollama_guard.core.footprint import Footprint, FootprintKey, Lesson
 from ollama_guard.core.model import (
     Action,
     ActionKind,
     ApiReading,
     CatalogueEntry,
+    Level,
     LoadedModel,
     Outcome,
     OutcomeKind,
@@ -40,13 +42,15 @@ MESSAGES: list[wire.Message] = [
     wire.FootprintsLearned((Lesson(KEY, vram_bytes=0, uses=1),)),
     wire.StatusPosted({"level": "ok", "domains": [{"available_bytes": 5}], "unknown": {}}),
     wire.PolicyPosted(Policy(models={"m": ModelRule(Preference.OMIT)})),
+    wire.TraceWanted(wanted=True, continues=True, lost=3),
+    wire.Recorded('{"now":1.0}\n', 1, Level.HARD, starts=True),
 ]
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[wire.Channel, wire.Channel]]:
+def pair() -> Iterator[tuple[Channel, Channel]]:
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours, theirs = (wire.Channel(end) for end in ends)
+    ours, theirs = (Channel(end) for end in ends)
     yield ours, theirs
     ours.close()
     theirs.close()
@@ -57,7 +61,7 @@ def fed(packets: list[bytes]) -> list[wire.Message | None]:
     return [decoder.feed(packet) for packet in packets]
 
 
-def fill(channel: wire.Channel) -> None:
+def fill(channel: Channel) -> None:
     """Outcomes until the socket takes no more."""
     number = 0
     while not channel.waiting:
@@ -65,7 +69,7 @@ def fill(channel: wire.Channel) -> None:
         channel.send(wire.OutcomeReported(Outcome(number, OutcomeKind.DONE, 0.0, detail="x" * 10_000)))
 
 
-def drained(sender: wire.Channel, receiver: wire.Channel) -> list[wire.Message]:
+def drained(sender: Channel, receiver: Channel) -> list[wire.Message]:
     """Everything that waits on both sides."""
     received: list[wire.Message] = []
     while not sender.flush():
@@ -164,7 +168,7 @@ def test_after_a_lost_fragment_the_next_message_is_whole() -> None:
     assert [decoder.feed(packet) for packet in wire.encode(long)][-1] == long
 
 
-def test_messages_pass_in_order(pair: tuple[wire.Channel, wire.Channel]) -> None:
+def test_messages_pass_in_order(pair: tuple[Channel, Channel]) -> None:
     ours, theirs = pair
     for message in MESSAGES:
         assert ours.send(message)
@@ -173,7 +177,7 @@ def test_messages_pass_in_order(pair: tuple[wire.Channel, wire.Channel]) -> None
 
 
 def test_a_reader_that_stalls_costs_no_wait_and_gets_only_the_newest_observation(
-    pair: tuple[wire.Channel, wire.Channel],
+    pair: tuple[Channel, Channel],
 ) -> None:
     ours, theirs = pair
     fill(ours)
@@ -187,29 +191,29 @@ def test_a_reader_that_stalls_costs_no_wait_and_gets_only_the_newest_observation
 
 
 def test_outcomes_are_dropped_only_when_the_queue_is_full_and_then_counted(
-    pair: tuple[wire.Channel, wire.Channel],
+    pair: tuple[Channel, Channel],
 ) -> None:
     ours, theirs = pair
     fill(ours)
     sent = [ours.send(wire.OutcomeReported(Outcome(-n, OutcomeKind.DONE, 0.0))) for n in range(300)]
-    assert sent.count(False) == ours.dropped == 300 - (wire.QUEUE_LIMIT - 1)
+    assert sent.count(False) == ours.dropped == 300 - (QUEUE_LIMIT - 1)
     received = drained(ours, theirs)
     ids = [m.outcome.action_id for m in received if isinstance(m, wire.OutcomeReported)]
     late = [number for number in ids if number <= 0]
-    assert late == [-n for n in range(wire.QUEUE_LIMIT - 1)]
+    assert late == [-n for n in range(QUEUE_LIMIT - 1)]
 
 
-def test_a_waiting_observation_makes_room_for_an_outcome(pair: tuple[wire.Channel, wire.Channel]) -> None:
+def test_a_waiting_observation_makes_room_for_an_outcome(pair: tuple[Channel, Channel]) -> None:
     ours, _ = pair
     fill(ours)
     ours.send(wire.Beat(1.0))
-    while ours.waiting < wire.QUEUE_LIMIT:
+    while ours.waiting < QUEUE_LIMIT:
         ours.send(wire.OutcomeReported(Outcome(1, OutcomeKind.DONE, 0.0)))
     assert ours.send(wire.OutcomeReported(Outcome(2, OutcomeKind.DONE, 0.0)))
     assert ours.dropped == 1
 
 
-def test_a_newer_status_never_tears_one_that_is_half_sent(pair: tuple[wire.Channel, wire.Channel]) -> None:
+def test_a_newer_status_never_tears_one_that_is_half_sent(pair: tuple[Channel, Channel]) -> None:
     ours, theirs = pair
     old = wire.StatusPosted({"x": "o" * 3_000_000})
     ours.send(old)
@@ -220,9 +224,33 @@ def test_a_newer_status_never_tears_one_that_is_half_sent(pair: tuple[wire.Chann
     assert received == [old, new]
 
 
+def test_records_never_take_the_room_or_the_turn_of_anything_else(pair: tuple[Channel, Channel]) -> None:
+    """They wait in a short line of their own, are dropped first, and go last."""
+    ours, theirs = pair
+    fill(ours)
+    sent = [ours.send(wire.Recorded("x" * 60_000, 1)) for _ in range(100)]
+    assert sent.count(True) == GIVE_WAY_LIMIT
+    assert ours.dropped == 100 - GIVE_WAY_LIMIT
+    actions = [wire.ActionPosted(Action(n, ActionKind.UNLOAD, Rung.CAP, 9.0)) for n in range(QUEUE_LIMIT - 1)]
+    assert all(ours.send(action) for action in actions)
+    received = drained(ours, theirs)
+    assert received[-GIVE_WAY_LIMIT - len(actions) : -GIVE_WAY_LIMIT] == actions
+    assert {type(message) for message in received[-GIVE_WAY_LIMIT:]} == {wire.Recorded}
+
+
+def test_a_long_record_that_is_half_sent_is_finished_before_an_action(pair: tuple[Channel, Channel]) -> None:
+    ours, theirs = pair
+    long = wire.Recorded("x" * 1_000_000, 1)
+    assert ours.send(long)
+    assert ours.waiting
+    action = wire.ActionPosted(Action(1, ActionKind.UNLOAD, Rung.CAP, 9.0))
+    assert ours.send(action)
+    assert drained(ours, theirs) == [long, action]
+
+
 def test_foreign_packets_are_counted_and_the_rest_is_read() -> None:
     foreign, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    channel = wire.Channel(end)
+    channel = Channel(end)
     for packet in (b"garbage", b"z" * (wire.PACKET_LIMIT + 100), *wire.encode(wire.Beat(1.0))):
         foreign.send(packet)
     assert channel.receive() == [wire.Beat(1.0)]
@@ -232,15 +260,15 @@ def test_foreign_packets_are_counted_and_the_rest_is_read() -> None:
     channel.close()
 
 
-def test_a_flood_is_read_in_portions(pair: tuple[wire.Channel, wire.Channel]) -> None:
+def test_a_flood_is_read_in_portions(pair: tuple[Channel, Channel]) -> None:
     ours, theirs = pair
-    for n in range(wire.RECEIVE_LIMIT + 20):
+    for n in range(RECEIVE_LIMIT + 20):
         ours.send(wire.OutcomeReported(Outcome(n, OutcomeKind.DONE, 0.0)))
-    assert len(theirs.receive()) == wire.RECEIVE_LIMIT
+    assert len(theirs.receive()) == RECEIVE_LIMIT
     assert len(theirs.receive()) == 20
 
 
-def test_the_end_of_the_other_side_is_seen(pair: tuple[wire.Channel, wire.Channel]) -> None:
+def test_the_end_of_the_other_side_is_seen(pair: tuple[Channel, Channel]) -> None:
     ours, theirs = pair
     theirs.close()
     assert ours.receive() == []

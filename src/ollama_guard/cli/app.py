@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import ollama_guard
-from ollama_guard.cli import by_hand, config, demo, look, run
+from ollama_guard.cli import by_hand, config, demo, look, replay, run
 from ollama_guard.cli.options import ConfigOption, RuntimeDirOption, StateDirOption, places
 from ollama_guard.core.events import one_line
 from ollama_guard.errors import ConfigError, GuardError, ServiceUnavailable
@@ -26,6 +26,7 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard check-config         is my file right?
   ollama-guard pause 30min          leave Ollama alone for a while
   ollama-guard demo                 watch it at work for a minute, safely
+  ollama-guard replay FILE          decide again on what was recorded
 
 Exit codes: 0 done, 1 no or failed, 2 usage, 69 the guard is not running or not reachable,
 78 bad configuration.
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (run, look, config, by_hand, demo):
+for group in (run, look, config, by_hand, replay, demo):
     group.register(app)
 
 

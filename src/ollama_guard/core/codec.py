@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from enum import Enum, IntEnum
 from functools import cache
 from types import NoneType, UnionType
@@ -56,6 +56,23 @@ def from_plain(kind: type[T], data: object, path: str = "") -> T:
     """
     built: T = _build(kind, data, path)
     return built
+
+
+def with_plain(value: T, changes: object, path: str = "") -> T:
+    """A dataclass value with some of its fields built anew from plain JSON values.
+
+    Raises:
+        CodecError: when the changes are no object, or one is unknown or of another type.
+    """
+    if not isinstance(changes, dict):
+        raise CodecError(path, f"expected an object, got {_name(changes)}")
+    kind: Any = type(value)
+    hints = {name: hint for name, hint, _ in _shape(kind)}
+    unknown = changes.keys() - hints.keys()
+    if unknown:
+        raise CodecError(f"{path}.{min(unknown)}".lstrip("."), "unknown key")
+    built = {name: _build(hints[name], item, f"{path}.{name}".lstrip(".")) for name, item in changes.items()}
+    return replace(value, **built)  # type: ignore[type-var]  # it is a dataclass: it has a shape
 
 
 @cache

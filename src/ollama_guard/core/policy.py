@@ -128,6 +128,20 @@ class CapPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordPolicy:
+    """The flight recorder: how much it may keep, and where ("" = ``traces`` in the state directory).
+
+    4 MiB are five calm hours with three models, and replay in half a minute; 64 MiB are three calm days, or
+    five hours under pressure (docs/configuration.md: what was measured). An SD card bears it for years.
+    """
+
+    enabled: bool = True
+    max_total_bytes: int = 64 * MIB
+    max_file_bytes: int = 4 * MIB
+    folder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """Everything that `decide` needs to know of the owner's will."""
 
@@ -136,6 +150,7 @@ class Policy:
     container: Thresholds = CONTAINER_THRESHOLDS
     cap: CapPolicy = field(default_factory=CapPolicy)
     models: Mapping[str, ModelRule] = field(default_factory=dict)
+    record: RecordPolicy = field(default_factory=RecordPolicy)
     transition_seconds: float = 60.0
     min_reclaim_ratio: float = 0.03
     min_reclaim_floor_bytes: int = 128 * MIB

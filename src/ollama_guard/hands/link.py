@@ -9,6 +9,7 @@ import select
 from dataclasses import dataclass
 from typing import Protocol
 
+from ollama_guard.channel import Channel
 from ollama_guard.core.policy import Policy
 from ollama_guard.hands.acting import Actor
 from ollama_guard.hands.desk import Desk
@@ -16,15 +17,16 @@ from ollama_guard.hands.faces import Meter, StatusBoard, StatusFile
 from ollama_guard.hands.journal import log
 from ollama_guard.hands.lanes import Clock, Mailbox
 from ollama_guard.hands.ledger import LedgerKeeper
+from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.watch import OllamaWatch
 from ollama_guard.wire import (
     ActionPosted,
     Beat,
-    Channel,
     FootprintsLearned,
     Message,
     PolicyPosted,
     PollWanted,
+    Recorded,
     Replied,
     StatusPosted,
 )
@@ -54,6 +56,7 @@ class Parts:
     file: StatusFile
     meter: Meter
     ledger: LedgerKeeper
+    recording: Recording
 
 
 class Dispatcher:
@@ -66,7 +69,9 @@ class Dispatcher:
         self._mailbox = mailbox
         self._parts = parts
         self._clock = clock
-        self._timed: tuple[Timed, ...] = (parts.watch, parts.file, parts.meter, parts.ledger)
+        self._timed: tuple[Timed, ...] = (
+            parts.watch, parts.file, parts.meter, parts.ledger, parts.recording,
+        )  # fmt: skip
         self._beat_at = 0.0
         self._stopping = False
         self.policy = policy
@@ -90,6 +95,10 @@ class Dispatcher:
             self._step()
             self._channel.flush()
         self._parts.ledger.close()
+        for message in self._channel.receive():
+            if isinstance(message, Recorded):
+                self._parts.recording.recorded(message)
+        self._parts.recording.finish()
 
     def _delay_milliseconds(self) -> int:
         due = min(self._beat_at, *(part.due_at() for part in self._timed))
@@ -121,6 +130,9 @@ class Dispatcher:
             case PolicyPosted(policy):
                 self.policy = policy
                 parts.watch.follow(policy)
+                parts.recording.follow(policy.record)
+            case Recorded():
+                parts.recording.recorded(message)
             case _:
                 name = type(message).__name__
                 log().warning("guard.warned", message=f"the sentinel sent {name}, which is ours to send")

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from ollama_guard.channel import Channel
 from ollama_guard.control.apps import control_app, status_app
 from ollama_guard.control.sockets import Face
 from ollama_guard.core.codec import from_plain
@@ -28,9 +29,9 @@ from ollama_guard.hands.journal import configure, log
 from ollama_guard.hands.lanes import Mailbox, boottime
 from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.link import Dispatcher, Parts
+from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.watch import OllamaWatch
 from ollama_guard.store.footprints import FootprintStore
-from ollama_guard.wire import Channel
 
 # Bytes; a policy with hundreds of model rules stays far below it.
 _POLICY_LIMIT = 1024 * 1024
@@ -91,6 +92,7 @@ def build(
         file=StatusFile(state_dir / "public", board, mailbox, boottime),
         meter=Meter(board, mailbox, boottime),
         ledger=LedgerKeeper(FootprintStore(state_dir / "footprints.sqlite"), mailbox, channel.send, boottime),
+        recording=Recording(state_dir, policy.record, channel.send, mailbox, boottime),
     )
     dispatcher = Dispatcher(channel, mailbox, parts, policy, boottime)
     status = status_app(board)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from pathlib import Path
 
 
 def boottime() -> float:
@@ -13,3 +15,10 @@ def boottime() -> float:
 def wall() -> float:
     """Epoch seconds, for display only."""
     return time.time()
+
+
+def boot_id() -> str:
+    """Which boot the boottime clock counts from; "" where the kernel does not tell."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""

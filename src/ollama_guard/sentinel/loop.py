@@ -41,6 +41,7 @@ from ollama_guard.wire import (
     PolicyPosted,
     PollWanted,
     RequestPosted,
+    TraceWanted,
 )
 
 # Seconds between two looks for newborn runners: a load passes 30 % of its size within half a second.
@@ -86,6 +87,7 @@ class Loop:
                 except Exception:  # noqa: BLE001 - the one broad except: the guard outlives its own mistakes
                     self._failed(ticking=part == self._guard)
         self.outfit.say_goodbye(f"{self._stopping} received")
+        self.outfit.mind.recorder.flush()
         self.hands.stop()
         self.reload.stop()
 
@@ -174,6 +176,9 @@ class Loop:
                 outcome = self.outfit.reflexes.reported(message.outcome)
                 if outcome is not None:
                     self._ended(outcome)
+            case TraceWanted():
+                self.outfit.mind.recorder.wanted(message, self.hands.send)
+                return
             case _:
                 return
         self._wanted = True
@@ -184,6 +189,7 @@ class Loop:
         if not died:
             return
         self.answers.forget()
+        self.outfit.mind.recorder.stop()
         self._requests.clear()
         self._pressed, self._runners = False, frozenset()  # the next hands have heard nothing yet
         for outcome in self.outfit.reflexes.abandon("hands died", now):

@@ -25,6 +25,7 @@ from ollama_guard.core.outcomes import absorb
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.state import Durable, State
 from ollama_guard.sentinel import clock
+from ollama_guard.sentinel.recorder import Recorder
 
 # Looks per tick: the first, the second, and one more if those two differ; then the next tick decides.
 _LOOKS = 3
@@ -98,6 +99,7 @@ class Mind:
         self.policy = policy
         self.state = State(durable=durable)
         self.snapshot: Snapshot | None = None
+        self.recorder = Recorder()
         self._senses = senses
         self._narrated = self._learned = self.state
 
@@ -115,7 +117,7 @@ class Mind:
             if look == _LOOKS:
                 decision = self._let_go(decision)
                 break
-            self.state, again = self._look(before, told, requests)
+            self.state, again = self._look(before, told, requests, again=True)
             agreed, decision, first = again.same_as(decision), again, decision
             if agreed:
                 break
@@ -138,18 +140,28 @@ class Mind:
 
     def absorb(self, outcome: Outcome) -> None:
         """Take in how an action ended."""
+        self.recorder.absorbed(self.policy, self.state, outcome)
         self.state = absorb(self.policy, self.state, outcome)
+
+    def adopt(self, policy: Policy) -> None:
+        """Decide by another policy from now on."""
+        self.policy = policy
+        self.recorder.adopted(policy)
 
     def delay_seconds(self) -> float:
         """Seconds until the next full tick, as the last one planned it: what the stall check goes by too."""
         return self.state.planned_delay_seconds
 
-    def _look(self, before: State, told: Told, requests: tuple[Request, ...]) -> tuple[State, Decision]:
+    def _look(
+        self, before: State, told: Told, requests: tuple[Request, ...], *, again: bool = False
+    ) -> tuple[State, Decision]:
         sensed = self._senses.sense(
             clock.boottime(), clock.wall(), told.api, told.catalogue, requests, told.alive, told.reason
         )
         self.snapshot = replace(sensed, footprints=told.footprints)
-        return decide(self.policy, before, self.snapshot)
+        after, decision = decide(self.policy, before, self.snapshot)
+        self.recorder.looked(self.policy, before, self.snapshot, decision, again=again)
+        return after, decision
 
     def _let_go(self, decision: Decision) -> Decision:
         """Looks that never agreed: nothing is done now, and the state knows it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -76,7 +75,7 @@ class Outfit:
 
     def adopt(self, policy: Policy) -> None:
         """Follow a new policy; a mode from the command line stays in force."""
-        self.mind.policy = self._effective(policy)
+        self.mind.adopt(self._effective(policy))
         self.senses.reconfigure(self.mind.policy)
 
     def keep_state(self) -> None:
@@ -153,7 +152,7 @@ class Outfit:
     def _open_statemap(self) -> tuple[StateMap | None, Durable]:
         path = self.setup.runtime_dir / "state"
         try:
-            statemap = StateMap(path, _boot_id())
+            statemap = StateMap(path, clock.boot_id())
         except OSError as error:
             text = f"pause and condemned models would not survive: {path}: {error.strerror}"
             self.tell(Event("guard.warned", text, Priority.WARNING))
@@ -181,9 +180,3 @@ class Outfit:
             self.tell(selftest.say(fact.name, may=fact.ok, sentence=fact.sentence))
         self.tell(selftest.service_manager(self.notifier))
         self.tell(selftest.say("journal", may=True, sentence=f"events are logged as {self.journal.form}"))
-
-
-def _boot_id() -> str:
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""

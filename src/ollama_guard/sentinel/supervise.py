@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from ollama_guard.channel import Channel
 from ollama_guard.core.codec import to_plain
 from ollama_guard.core.policy import Policy
 from ollama_guard.sentinel import children
 from ollama_guard.sentinel.children import Child
 from ollama_guard.sentinel.poller import Poller
-from ollama_guard.wire import Beat, Channel, Message
+from ollama_guard.wire import Beat, Message
 
 DEFAULT_ARGV = (sys.executable, "-I", "-m", "ollama_guard.hands")
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ollama_guard.core.codec import to_plain
 from ollama_guard.core.events import one_line
-from ollama_guard.core.policy import CapPolicy, ModelRule, OllamaPolicy, Policy
+from ollama_guard.core.policy import CapPolicy, ModelRule, OllamaPolicy, Policy, RecordPolicy
 from ollama_guard.errors import ConfigError
 from ollama_guard.settings.problems import sentences
 from ollama_guard.settings.schema import File
@@ -129,6 +129,12 @@ def _policy(file: File) -> Policy:
         container=file.thresholds.container.core,
         cap=CapPolicy(soft_max=file.cap.soft_max),
         models={name: ModelRule(rule.preference, rule.protect) for name, rule in file.models.items()},
+        record=RecordPolicy(
+            enabled=file.record.enabled,
+            max_total_bytes=file.record.max_total,
+            max_file_bytes=file.record.max_file,
+            folder=file.record.folder,
+        ),
         transition_seconds=policy.transition,
         min_reclaim_ratio=policy.min_reclaim.ratio,
         min_reclaim_floor_bytes=policy.min_reclaim.floor_bytes,

@@ -16,6 +16,7 @@ def effective_toml(policy: Policy) -> str:
         _domain("container", policy.container),
         _policy(policy),
         _block("cap", [] if policy.cap.soft_max is None else [f"soft_max = {policy.cap.soft_max}"]),
+        _record(policy),
     ]
     for name, rule in policy.models.items():
         lines = [f"preference = {_text(rule.preference)}", f"protect = {_text(rule.protect)}"]
@@ -61,6 +62,18 @@ def _policy(policy: Policy) -> str:
         f"kills_per_hour = {policy.kills_per_hour}",
     ]
     return _block("policy", lines)
+
+
+def _record(policy: Policy) -> str:
+    record = policy.record
+    lines = [
+        f"enabled = {'true' if record.enabled else 'false'}",
+        f"max_total = {_text(format_bytes(record.max_total_bytes))}",
+        f"max_file = {_text(format_bytes(record.max_file_bytes))}",
+    ]
+    if record.folder:
+        lines.append(f"folder = {_text(record.folder)}")
+    return _block("record", lines)
 
 
 def _threshold(threshold: Threshold) -> str:

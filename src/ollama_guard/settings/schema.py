@@ -14,6 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from ollama_guard.core.model import Mode, Preference
 from ollama_guard.core.policy import (
+    GIB,
+    MIB,
     NO_CEILING_BYTES,
     Authority,
     ModelRule,
@@ -24,9 +26,11 @@ from ollama_guard.core.policy import (
 )
 from ollama_guard.settings import values
 from ollama_guard.settings.order import misplaced
-from ollama_guard.settings.values import duration, whole, word
+from ollama_guard.settings.values import duration, size_within, whole, word
 
 DEFAULT = Policy()
+
+KIB = 1024
 
 LARGEST_RECLAIM = 0.5  # of a domain: above it, relief would aim at more than soft itself may ask for
 
@@ -207,6 +211,21 @@ class CapTable(Table):
     soft_max: Annotated[int | None, whole(1, 1000)] = DEFAULT.cap.soft_max
 
 
+class RecordTable(Table):
+    """The flight recorder."""
+
+    enabled: Annotated[bool, BeforeValidator(values.switch)] = DEFAULT.record.enabled
+    max_total: Annotated[int, size_within(1 * MIB, 1024 * GIB)] = DEFAULT.record.max_total_bytes
+    max_file: Annotated[int, size_within(64 * KIB, 1 * GIB)] = DEFAULT.record.max_file_bytes
+    folder: Annotated[str, BeforeValidator(values.folder)] = DEFAULT.record.folder
+
+    @model_validator(mode="after")
+    def _holds_two(self) -> Self:
+        if self.max_total < 2 * self.max_file:
+            raise _named("max_total", "is less than two files; allowed: twice max_file or more")
+        return self
+
+
 class ModelTable(Table):
     """What the owner says about one model."""
 
@@ -221,4 +240,5 @@ class File(Table):
     thresholds: ThresholdsTable = ThresholdsTable()
     policy: PolicyTable = PolicyTable()
     cap: CapTable = CapTable()
+    record: RecordTable = RecordTable()
     models: dict[Annotated[str, BeforeValidator(values.model_name)], ModelTable] = {}

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator
 
 from ollama_guard.settings.units import (
     UnitError,
+    format_bytes,
     format_duration,
     parse_bytes,
     parse_duration,
@@ -82,6 +83,41 @@ def whole(least: int, most: int) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+def size_within(least: int, most: int) -> BeforeValidator:
+    """Text like ``"64MiB"`` between two bounds in bytes; gives bytes."""
+    allowed = f"allowed: {format_bytes(least)} to {format_bytes(most)}"
+
+    def check(value: object) -> int:
+        count = _parsed(parse_bytes, value, allowed, '"64MiB"')
+        if not least <= count <= most:
+            raise ValueError(f"is out of range; {allowed}")
+        return count
+
+    return BeforeValidator(check)
+
+
+def switch(value: object) -> bool:
+    """``true`` or ``false``."""
+    if not isinstance(value, bool):
+        problem = f"is {_type(value)}; allowed: true or false, without quotes"
+        raise ValueError(problem)  # noqa: TRY004 (pydantic's contract)
+    return value
+
+
+def folder(value: object) -> str:
+    """A folder's absolute path, or "" for the default; gives it without a trailing slash."""
+    allowed = 'allowed: an absolute path such as "/var/lib/ollama-guard/traces"'
+    text = _text(value, allowed)
+    if text and (
+        not text.startswith("/")
+        or ".." in text.split("/")
+        or not text.isprintable()
+        or len(text) > LONGEST_PATH
+    ):
+        raise ValueError(f"is no folder's path; {allowed}")
+    return text.rstrip("/") or text
 
 
 def url(value: object) -> str:
