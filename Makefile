@@ -10,6 +10,10 @@ UV     := .cache/lock/bin/uv
 # Behaviour of a live machine varies: one green run proves little, three in a row much more.
 REPEAT ?= 3
 
+# Tests side by side: as many as the machine bears (tests/conftest.py); JOBS=0 runs one after the other.
+JOBS ?= auto
+SIDE_BY_SIDE = -n $(JOBS) --dist loadgroup
+
 # A bed's client may run for 5 minutes, and the beds are built within the first test that asks.
 SOAK_TIMEOUT_SECONDS := 1800
 
@@ -24,29 +28,30 @@ demo: $(VENV)/.runnable ## the guard at work on a fake Ollama: a minute, no root
 	@$(BIN)/ollama-guard demo
 
 test: setup ## every tier that can run here, the live ones three times; says which can't and why
-	$(PYTEST) tests --repeat $(REPEAT) --durations 10
+	$(PYTEST) tests $(SIDE_BY_SIDE) --repeat $(REPEAT) --durations 10
 
 test-unit: setup ## pure functions and small parts
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit $(SIDE_BY_SIDE)
 
 test-scenarios: setup ## whole stories told to the brain
-	$(PYTEST) tests/scenarios
+	$(PYTEST) tests/scenarios $(SIDE_BY_SIDE)
 
 test-integration: setup ## the programs against the fake Ollama
-	$(PYTEST) tests/integration
+	$(PYTEST) tests/integration $(SIDE_BY_SIDE)
 
 test-real: setup ## against a real Ollama (downloads 200 MB and takes 3.1 GB of disk the first time)
-	$(PYTEST) tests/real --repeat $(REPEAT)
+	$(PYTEST) tests/real $(SIDE_BY_SIDE) --repeat $(REPEAT)
 
 test-smallhost: setup ## on a whole small machine in a cgroup (root)
-	$(PYTEST) tests/smallhost --repeat $(REPEAT)
+	$(PYTEST) tests/smallhost $(SIDE_BY_SIDE) --repeat $(REPEAT)
 
 bench: setup ## how fast the kill rung is and what the guard costs (root, an idle machine, half an hour)
 	$(BIN)/python -m benchmarks.kill_latency
 	$(BIN)/python -m benchmarks.cost
 
 soak: setup ## the long forms: 20 times, clients of 5 minutes; takes hours
-	$(PYTEST) tests --repeat 20 -m "real or smallhost" --soak --timeout $(SOAK_TIMEOUT_SECONDS)
+	$(PYTEST) tests -n $(JOBS) --dist worksteal --repeat 20 -m "real or smallhost" --soak \
+	  --timeout $(SOAK_TIMEOUT_SECONDS)
 
 check: setup ## format, lint, types, import rule
 	$(BIN)/ruff format --check .
@@ -92,12 +97,14 @@ $(VENV)/.package: $(VENV)/.runnable $(VENV)/.locked
 	@touch $@
 
 # Universal: one lock for every Python and platform, and no address of an index or a folder of this machine.
+# What is heavy has a lock of its own, so that only who needs it downloads it.
 COMPILE = env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL $(UV) pip compile --quiet --no-config \
-	--universal --python-version 3.11 --generate-hashes --upgrade --no-header --no-annotate
-lock: $(UV) ## make the locked requirements anew, with the newest versions
-	$(COMPILE) pyproject.toml --all-extras --group dev --group build -o requirements/dev.lock
+	--universal --python-version 3.11 --generate-hashes $(UPGRADE) --no-header --no-annotate
+lock: $(UV) ## make the locked requirements anew; UPGRADE=--upgrade takes the newest versions
+	$(COMPILE) pyproject.toml --group dev --group build -o requirements/dev.lock
 	$(COMPILE) --group build -c requirements/dev.lock -o requirements/build.lock
 	$(COMPILE) pyproject.toml -c requirements/dev.lock -o requirements/runtime.lock
+	$(COMPILE) pyproject.toml --extra plot -c requirements/dev.lock -o requirements/plot.lock
 	@! grep -n -e '://' -e find-links -e index-url requirements/*.lock
 
 $(UV):

@@ -5,26 +5,32 @@ variable OLLAMA_GUARD_REQUIRE names it (a comma list: `real,smallhost`): then be
 """
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 
 from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
 from beds.http import free_port as find_free_port
 from beds.ollama_install import Installation
-from beds.real_ollama import RealOllama, install_with_models
+from beds.real_ollama import RealOllama, install_with_models, is_prepared
 from beds.smallhost import SmallHost
+from beds.yard import GIB
 
 TIERS = ("unit", "scenarios", "integration", "real", "smallhost")
 """In the order in which they run: what fails fast fails first."""
 
 REPEATED = frozenset({"real", "smallhost"})
 """Behaviour on a live machine varies from run to run, so `--repeat` is about these."""
+
+WORKERS_PER_CORE, WORKERS_MOST, WORKER_BYTES = 2, 4, 5 * GIB
+"""For `-n auto`: the tests mostly wait for their programs, and the largest takes a machine of 4 GiB."""
 
 _HERE = Path(__file__).parent
 _unavailable_key = pytest.StashKey[dict[str, str]]()
@@ -46,6 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """As many tests side by side as this machine bears, at least one."""
+    del config
+    free = psutil.virtual_memory().available // WORKER_BYTES
+    return max(1, min(WORKERS_PER_CORE * len(os.sched_getaffinity(0)), free, WORKERS_MOST))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     times: int = metafunc.config.getoption("repeat")
     if times > 1 and _tier(metafunc.definition) in REPEATED:
@@ -59,6 +72,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if (tier := _tier(item)) in REPEATED:
             item.add_marker(tier)
+            item.add_marker(pytest.mark.xdist_group(_story(item)))
         if item.get_closest_marker("soak") and not config.getoption("soak"):
             item.add_marker(pytest.mark.skip(reason="a long form: `make soak` runs it"))
 
@@ -69,13 +83,35 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     needed = any("ollama_installation" in getattr(item, "fixturenames", ()) for item in session.items)
     if not needed or config.getoption("collectonly"):
         return
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line("\npreparing the real Ollama and its models (about a minute the first time)")
+    _say_preparing(config)
     try:
         config.stash[_installation_key] = install_with_models()
     except BedUnavailable as problem:
         config.stash[_installation_key] = problem
+
+
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Workers that prepare something have nobody to tell it to."""
+    _say_preparing(config)
+
+
+def _say_preparing(config: pytest.Config) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not is_prepared():
+        reporter.write_line(
+            "\nthe live tiers first prepare a real Ollama and its models (about a minute, once)"
+        )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let whoever started this worker know what it left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["unavailable"] = session.config.stash[_unavailable_key]
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """A worker has ended."""
+    node.config.stash[_unavailable_key].update(getattr(node, "workeroutput", {}).get("unavailable", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -86,6 +122,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _tier(item: pytest.Item | pytest.Function) -> str:
     """The folder below tests/ that the test lives in."""
     return item.path.relative_to(_HERE).parts[0] if item.path.is_relative_to(_HERE) else ""
+
+
+def _story(item: pytest.Item) -> str:
+    """A test without its repetitions, which share what is told once a process."""
+    return re.sub(r"\brun\d+\b", "", item.nodeid)
 
 
 def _give_up(request: pytest.FixtureRequest, problem: BedUnavailable) -> NoReturn:

@@ -8,10 +8,17 @@ MOST_BLOCKS = 512
 """llama.cpp refuses models with more layers (LLAMA_MAX_LAYERS)."""
 
 
+ENDINGS = ("<|endoftext|>", "<|im_end|>")
+"""What llama.cpp takes for the end of an answer; a model that rambles says it after some hundred words."""
+NEVER_SAID = 16
+"""The last of the vocabulary's special tokens, for notebooks without output."""
+
+
 def grow_model(source: Path, target: Path, blocks: int, name: str) -> None:
     """Write `target`: the model in `source` with `blocks` layers, called `name`.
 
-    The name is part of the file, so a new one alone makes a new blob, hence another runner.
+    The name is part of the file, so a new one alone makes a new blob, hence another runner. It never ends an
+    answer by itself: a client gets as many tokens as it asks for.
 
     Raises:
         ValueError: more than `MOST_BLOCKS` layers.
@@ -36,10 +43,17 @@ def _copy_fields(reader: gguf.GGUFReader, writer: gguf.GGUFWriter, blocks: int, 
             writer.add_uint32(field.name, blocks)
         elif field.name == "general.name":
             writer.add_string(field.name, name)
+        elif field.name == "tokenizer.ggml.eos_token_id":
+            writer.add_uint32(field.name, NEVER_SAID)
         else:
             kind = field.types[0]
             inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
+            contents = field.contents()
+            if field.name == "tokenizer.ggml.tokens":
+                contents = [
+                    f"<unused {i}>" if token in ENDINGS else token for i, token in enumerate(contents)
+                ]
+            writer.add_key_value(field.name, contents, kind, sub_type=inner)
 
 
 def _copy_tensors(reader: gguf.GGUFReader, writer: gguf.GGUFWriter, blocks: int) -> None:

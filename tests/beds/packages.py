@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 from beds import BedUnavailable
+from beds.locks import cache_directory, locked
 
 APT_SECONDS = 300
 """An `apt-get update` plus a few megabytes of packages over a slow line."""
@@ -23,11 +24,12 @@ def require_program(program: str, *packages: str) -> str:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise BedUnavailable(hint)
     install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
-    if _apt(install) is not None:
-        _apt(["apt-get", "update", "-qq"])
-        problem = _apt(install)
-        if problem is not None:
-            raise BedUnavailable(f"{hint}; apt-get said: {problem}")
+    with locked(cache_directory() / "apt.lock"):
+        if _apt(install) is not None:
+            _apt(["apt-get", "update", "-qq"])
+            problem = _apt(install)
+            if problem is not None:
+                raise BedUnavailable(f"{hint}; apt-get said: {problem}")
     found = shutil.which(program)
     if not found:
         raise BedUnavailable(hint)

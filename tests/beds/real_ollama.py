@@ -27,7 +27,8 @@ from typing import Any, Self
 from beds import BedUnavailable
 from beds.grow_model import grow_model
 from beds.http import free_port, request
-from beds.ollama_install import Installation, install, locked
+from beds.locks import locked
+from beds.ollama_install import Installation, install, located
 from beds.process import Launcher, Started, argv_of, children, launch, rss_bytes
 
 SHELF = {"tiny": 30, "tiny2": 30, "tiny3": 30, "mid": 150, "mid2": 150, "big": 400, "big2": 400}
@@ -195,9 +196,13 @@ class RealOllama:
         return 0 if pid is None else rss_bytes(pid)
 
     def create(self, model: str, weights: Path) -> None:
-        """Import a GGUF file under a name."""
+        """Import a GGUF file under a name.
+
+        It answers with one thread: two that wait for each other at every layer fall to a fifth of their
+        speed as soon as anything else wants a core.
+        """
         modelfile = Path(self._home.name) / f"Modelfile-{model}"
-        modelfile.write_text(f"FROM {weights}\n")
+        modelfile.write_text(f"FROM {weights}\nPARAMETER num_thread 1\n")
         command = [str(self.installation.program), "create", model, "-f", str(modelfile)]
         subprocess.run(command, env=self.env, check=True, capture_output=True)
 
@@ -210,11 +215,20 @@ def install_with_models() -> Installation:
     """
     installation = install()
     with locked(installation.root.with_suffix(".lock")):
-        complete = installation.models / "complete"
-        if not complete.exists():
+        if not _complete(installation).exists():
             _fill(installation)
-            complete.touch()
+            _complete(installation).touch()
     return installation
+
+
+def is_prepared() -> bool:
+    """Whether `install_with_models` has nothing left to make."""
+    return _complete(located()).exists()
+
+
+def _complete(installation: Installation) -> Path:
+    """The mark of a shelf that has every model."""
+    return installation.models / "complete"
 
 
 def own_shelf(installation: Installation, target: Path) -> Path:

@@ -139,6 +139,20 @@ class Show:
                     found[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
         return found
 
-    def left_files(self) -> list[str]:
-        """Every file that it left."""
-        return [str(path) for place in (self.temporary, self.home) for path in place.rglob("*")]
+    def left_files(self) -> list[Path]:
+        """Every file that it left; the trace of a show that was seen to its end is meant to stay."""
+        meant = {path for trace in self.traces() for path in (trace, *trace.parents)}
+        return [p for place in (self.temporary, self.home) for p in place.rglob("*") if p not in meant]
+
+    def traces(self) -> list[Path]:
+        """What its guard has recorded, kept for `replay`."""
+        return sorted((self.home / ".local" / "state" / "ollama-guard" / "demo").glob("trace-*.jsonl"))
+
+    def replay(self) -> str:
+        """What `replay` says of the kept trace.
+
+        Raises:
+            CalledProcessError: it did not decide the same again, or can't be read.
+        """
+        argv = [str(PROGRAM), "replay", *map(str, self.traces())]
+        return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout

@@ -47,9 +47,10 @@ def test_the_show_tells_the_whole_story_into_a_pipe_and_leaves_nothing_behind() 
             r"coder:3b came back when it was asked for",
             r"With the guard at least \d+ MiB of .* stayed available",
             r"Without it this machine would have been out of memory at 00:\d\d",
-            r"trace",
+            r"Every decision can be replayed: ollama-guard replay .*\.jsonl",
         )
         assert "\x1b" not in show.text, "no escape sequences in a pipe"
+        assert "the same" in show.replay()
         assert nothing_left(show)
 
 
@@ -107,6 +108,7 @@ def test_interrupted_at_any_moment_it_leaves_nothing_behind(moment: str, number:
         assert show.wait(10) == 130, show.text
         assert time.monotonic() - began <= END_SECONDS, show.text
         assert f"ended by {signal.Signals(number).name}; nothing is left" in show.text
+        assert show.traces() == []
         assert "Traceback" not in show.text
         assert nothing_left(show)
 
@@ -209,7 +211,7 @@ def neighbour_at(text: str) -> int:
 
 
 def nothing_left(show: Show) -> bool:
-    """Whether neither a process nor a file of it is there."""
+    """Whether neither a process nor a file of it is there, but for the trace of a whole show."""
     assert not show.left_processes()
     assert not show.left_files()
     return True

@@ -14,34 +14,33 @@ from beds.clients import StreamingClient
 from beds.fake_server import LaunchedFake
 from beds.guard import Guard
 from beds.hog import Hog
-from beds.ollama_install import Installation
+from beds.ollama_install import Installation, install
 from beds.process import alive
 from beds.server import RealServer
 from beds.smallhost import SmallHost
-from beds.yard import GIB, MIB, Told, facts
+from beds.yard import GIB, MIB, Told, facts, unguarded
 
 MEMORY = 4 * GIB
 NEIGHBOUR = 300 * MIB
 JOB = 2700 * MIB
 HEAD_START = 1200 * MIB
 
-MakeServer = Callable[[SmallHost], RealServer | LaunchedFake]
+RATES = {"150MiB/s": 150 * MIB, "1500MiB/s": 1500 * MIB}
 
 
-@pytest.fixture(params=["real", "fake"])
-def make_server(request: pytest.FixtureRequest, ollama_installation: Installation) -> MakeServer:
-    """Makes the server inside: 0.5.4 itself, or the fake in the dialect since 0.30."""
-    if request.param == "fake":
-        return lambda host: LaunchedFake(host.popen)
-    return lambda host: RealServer(ollama_installation, launcher=host.popen)
+def server_inside(host: SmallHost, kind: str) -> RealServer | LaunchedFake:
+    """0.5.4 itself, or the fake in the dialect since 0.30."""
+    if kind == "fake":
+        return LaunchedFake(host.popen)
+    return RealServer(install(), launcher=host.popen)
 
 
-def job_beside_ollama(
-    host: SmallHost, make_server: MakeServer, *, rate: int, guarded: bool, soak: bool = False
-) -> Told:
+def job_beside_ollama(kind: str, pace: str, *, guarded: bool, soak: bool = False) -> Told:
     """Tiny busy with a long answer, big idle, a neighbour, and a job that grows to 2.7 GiB."""
+    rate = RATES[pace]
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(make_server(host))
+        host = stack.enter_context(SmallHost(MEMORY))
+        server = stack.enter_context(server_inside(host, kind))
         neighbour = stack.enter_context(Hog(host.popen))
         neighbour.grow(NEIGHBOUR, GIB)
         assert neighbour.wait(10)
@@ -51,7 +50,7 @@ def job_beside_ollama(
             guard.wait_guarding(host.inner_pid(server.pid))
         server.load("big")
         # The answer outlasts the job: an idle model is fair game, and tiny is idle once it has answered.
-        seconds = 120.0 if soak else 9.0 + 1.5 * (JOB - HEAD_START) / rate
+        seconds = 120.0 if soak else 9.0 + (JOB - HEAD_START) / rate
         client = stack.enter_context(StreamingClient.lasting(server.url, "tiny", seconds))
         assert client.wait_streaming()
         if guard is not None:
@@ -75,17 +74,21 @@ def job_beside_ollama(
         }
 
 
-@pytest.mark.parametrize("rate", [150 * MIB, 1500 * MIB], ids=["150MiB/s", "1500MiB/s"])
+@pytest.mark.parametrize("kind", ["real", "fake"])
+@pytest.mark.parametrize("pace", RATES)
 def test_9_only_the_idle_model_goes(
     small_host: Callable[[int], SmallHost],
-    make_server: MakeServer,
-    rate: int,
+    ollama_installation: Installation,
+    kind: str,
+    pace: str,
     soak: bool,  # noqa: FBT001
 ) -> None:
     """The job finishes, the answer finishes, the neighbour lives, only the idle model goes."""
-    off = job_beside_ollama(small_host(MEMORY), make_server, rate=rate, guarded=False)
+    assert ollama_installation
+    small_host(256 * MIB)
+    off = unguarded(job_beside_ollama, kind, pace)
     assert off["oom kills"] > 0, facts(off)
-    told = job_beside_ollama(small_host(MEMORY), make_server, rate=rate, guarded=True, soak=soak)
+    told = job_beside_ollama(kind, pace, guarded=True, soak=soak)
     assert told["oom kills"] == 0, facts(told)
     assert told["job finished"], facts(told)
     assert told["answer finished"], facts(told)
