@@ -1,5 +1,6 @@
 """What is written for people agrees with the code."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from ollama_guard.settings.compiler import compile_text
+
 ROOT = Path(__file__).parents[2]
 MAN_PAGES = sorted((ROOT / "docs" / "man").iterdir())
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
 
 
 def ran(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -39,3 +43,40 @@ def test_the_man_page_tells_of_every_command() -> None:
     assert "run" in commands
     for command in commands:
         assert rf".SS \fB{command}\fR" in page.replace(r"\-", "-")
+
+
+def anchors(document: Path) -> set[str]:
+    """The headings as a link names them."""
+    heads = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        path = document.parent / name if name else document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_the_examples_of_a_configuration_are_right() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    page = (ROOT / "docs" / "man" / "ollama-guard.toml.5").read_text(encoding="utf-8")
+    examples += re.findall(r"^\.EX\n(\[.*?)^\.EE$", page, re.DOTALL | re.MULTILINE)
+    assert len(examples) >= 2
+    for example in examples:
+        compile_text(example, "the example")
+
+
+def test_the_architecture_names_every_module_of_the_brain() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    brain = text.partition("## The brain")[2].partition("\n## ")[0]
+    named = {
+        word
+        for row in re.findall(r"^\| (`.*?) \|", brain, re.MULTILINE)
+        for word in re.findall("`(.*?)`", row)
+    }
+    modules = {path.stem for path in (ROOT / "src" / "ollama_guard" / "core").glob("[!_]*.py")}
+    assert named == modules
