@@ -18,7 +18,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist loadgroup
 SOAK_TIMEOUT_SECONDS := 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-unit test-scenarios test-integration test-real test-smallhost bench soak check format \
+.PHONY: help demo docs setup test test-unit test-scenarios test-integration test-real test-smallhost bench soak check format \
 	lock clean
 
 help: ## this list
@@ -59,6 +59,9 @@ check: setup ## format, lint, types, import rule
 	$(BIN)/mypy
 	$(BIN)/mypy tests/beds tests/conftest.py
 	$(BIN)/lint-imports
+
+docs: setup ## write what is made from the code: the shipped configuration, its reference, the man pages
+	$(BIN)/python -m docs.generate
 
 format: setup ## let ruff rewrite the sources
 	$(BIN)/ruff format .

@@ -4,7 +4,7 @@ What belongs here: reading that one file, its vocabulary, its mistakes, and the 
 good one. What doesn't: anything that looks at the machine, and any decision.
 
 * ``units``     "15%", "1.5GiB", "30s" to numbers and back
-* ``schema``    the tables and keys, each with its reason and what it allows
+* ``schema``    the tables and keys, each with its reason and what it allows (with `thresholds`, `tables`)
 * ``compiler``  TOML to policy, every problem at once
 * ``effective`` policy to TOML
 * ``last_good`` the copies that a start or a reload falls back to

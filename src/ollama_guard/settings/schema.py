@@ -1,31 +1,20 @@
-"""The tables and keys of the file. Defaults come from `core.policy`, so that they are stated once.
+"""The tables and keys of the file, each with its text for the owner (`settings.tables` says where that goes).
 
-Unknown keys are errors; values are checked by `settings.values`; what each key is for stands in
-``config/ollama-guard.toml``. A threshold is one value: what is written is what is meant, so that a
-table without ``at_most`` has no ceiling, rather than the default's.
+Defaults come from `core.policy`, so that they are stated once. Unknown keys are errors; values are checked
+by `settings.values`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, model_validator
 
 from ollama_guard.core.model import Mode, Preference
-from ollama_guard.core.policy import (
-    GIB,
-    MIB,
-    NO_CEILING_BYTES,
-    Authority,
-    ModelRule,
-    Policy,
-    Protect,
-    Threshold,
-    Thresholds,
-)
+from ollama_guard.core.policy import GIB, MIB, Authority, ModelRule, Policy, Protect
 from ollama_guard.settings import values
-from ollama_guard.settings.order import misplaced
+from ollama_guard.settings.tables import Table, named, short_form
+from ollama_guard.settings.thresholds import ThresholdsTable
 from ollama_guard.settings.values import duration, size_within, whole, word
 
 DEFAULT = Policy()
@@ -35,121 +24,35 @@ KIB = 1024
 LARGEST_RECLAIM = 0.5  # of a domain: above it, relief would aim at more than soft itself may ask for
 
 
-class Table(BaseModel):
-    """A table of the file: nothing unknown in it, nothing converted silently."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-def _named(key: str, sentence: str) -> PydanticCustomError:
-    """A problem of one key of a table, found when looking at several of them together."""
-    return PydanticCustomError("together", "{sentence}", {"key": key, "sentence": sentence})
-
-
-def _short_form(key: str) -> BeforeValidator:
-    """Anything but a table stands for a table with that one key."""
-    return BeforeValidator(lambda value: value if isinstance(value, (dict, Table)) else {key: value})
-
-
-class ThresholdTable(Table):
-    """``"20%"``, ``"1.5GiB"`` or ``{ below = "20%", at_least = "600MiB", at_most = "4GiB" }``."""
-
-    below: Annotated[float | int, BeforeValidator(values.share_or_size)]
-    at_least: Annotated[int | None, BeforeValidator(values.size)] = None
-    at_most: Annotated[int | None, BeforeValidator(values.size)] = None
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Self:
-        for key in ("at_least", "at_most"):
-            if isinstance(self.below, int) and getattr(self, key) is not None:
-                raise _named(key, "has no meaning beside a fixed size; allowed: beside a percentage")
-        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
-            raise _named("at_least", "is above at_most; allowed: a floor that is not above the ceiling")
-        return self
-
-    @property
-    def core(self) -> Threshold:
-        """The threshold as the brain knows it."""
-        if isinstance(self.below, int):
-            return Threshold(0.0, self.below, self.below)
-        return Threshold(
-            self.below, self.at_least or 0, NO_CEILING_BYTES if self.at_most is None else self.at_most
-        )
-
-    @classmethod
-    def of(cls, threshold: Threshold) -> ThresholdTable:
-        """The table that compiles to this threshold."""
-        floor, ceiling = threshold.floor_bytes, threshold.ceiling_bytes
-        if threshold.ratio == 0:
-            return cls.model_construct(below=floor, at_least=None, at_most=None)
-        at_most = None if ceiling >= NO_CEILING_BYTES else ceiling
-        return cls.model_construct(below=threshold.ratio, at_least=floor or None, at_most=at_most)
-
-
-ThresholdValue = Annotated[ThresholdTable, _short_form("below")]
-
-
-class DomainTable(Table):
-    """When memory is short in one kind of place."""
-
-    soft: ThresholdValue
-    hard: ThresholdValue
-    critical: ThresholdValue
-    grace: Annotated[float, duration(0, 600)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        problem = misplaced(self.core)
-        if problem is not None:
-            raise _named(*problem)
-        return self
-
-    @property
-    def core(self) -> Thresholds:
-        """The thresholds as the brain knows them."""
-        return Thresholds(self.soft.core, self.hard.core, self.critical.core, self.grace)
-
-
-class HostTable(DomainTable):
-    """The whole machine's memory."""
-
-    soft: ThresholdValue = ThresholdTable.of(DEFAULT.host.soft)
-    hard: ThresholdValue = ThresholdTable.of(DEFAULT.host.hard)
-    critical: ThresholdValue = ThresholdTable.of(DEFAULT.host.critical)
-    grace: Annotated[float, duration(0, 600)] = DEFAULT.host.grace_seconds
-
-
-class ContainerTable(DomainTable):
-    """The memory that Ollama's container or unit is limited to."""
-
-    soft: ThresholdValue = ThresholdTable.of(DEFAULT.container.soft)
-    hard: ThresholdValue = ThresholdTable.of(DEFAULT.container.hard)
-    critical: ThresholdValue = ThresholdTable.of(DEFAULT.container.critical)
-    grace: Annotated[float, duration(0, 600)] = DEFAULT.container.grace_seconds
-
-
-class ThresholdsTable(Table):
-    """One table per kind of place with finite memory."""
-
-    host: HostTable = HostTable()
-    container: ContainerTable = ContainerTable()
-
-
 class OllamaTable(Table):
     """Where Ollama is, and what may be done to it."""
 
-    url: Annotated[str, BeforeValidator(values.url)] = DEFAULT.ollama.url
+    url: Annotated[str, values.URL] = DEFAULT.ollama.url
+    """Where Ollama answers."""
     authority: Annotated[Authority, word(Authority)] = DEFAULT.ollama.authority
-    user: Annotated[int | None, BeforeValidator(values.user)] = DEFAULT.ollama.user_id
-    cgroup: Annotated[str, BeforeValidator(values.cgroup)] = DEFAULT.ollama.cgroup
+    """How far the guard may go by itself. `"runners"`: unload models and, where that is too slow, kill a
+    model's own process, which the server survives. `"server"`: also restart the server (no part that does so
+    is built in yet)."""
+    user: Annotated[int | None, values.USER] = Field(default=DEFAULT.ollama.user_id, examples=["ollama"])
+    """Which `ollama serve` processes are guarded, where there are several: those of this user. Without this
+    line: those of anybody."""
+    cgroup: Annotated[str, values.CGROUP] = Field(
+        default=DEFAULT.ollama.cgroup, examples=["/system.slice/ollama.service"]
+    )
+    """As `user`: those in this cgroup or below it. Without this line: in any."""
     poll: Annotated[float, duration(1, 600)] = DEFAULT.ollama.poll_seconds
+    """How often Ollama is asked for its loaded models while all is calm. Each time is a line in Ollama's own
+    log; births and deaths of runners are seen without asking."""
     unresponsive_after: Annotated[float, duration(2, 3600)] = DEFAULT.ollama.unresponsive_after_seconds
+    """After how long a silence the condition `OllamaUnresponsive` holds; longer than `poll`. Ollama is silent
+    for up to 10 s while it unloads a model, so slow is not dead."""
     request_timeout: Annotated[float, duration(0.1, 120)] = DEFAULT.ollama.request_timeout_seconds
+    """How long one request to Ollama may take in all."""
 
     @model_validator(mode="after")
     def _outlasts_a_poll(self) -> Self:
         if self.unresponsive_after <= self.poll:
-            raise _named(
+            raise named(
                 "unresponsive_after", "is not longer than poll; allowed: more than one poll of silence"
             )
         return self
@@ -164,9 +67,9 @@ class ReclaimTable(Table):
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         if isinstance(self.share, int) and self.at_least:
-            raise _named("at_least", "has no meaning beside a fixed size; allowed: beside a percentage")
+            raise named("at_least", "has no meaning beside a fixed size; allowed: beside a percentage")
         if self.ratio > LARGEST_RECLAIM:
-            raise _named("share", "is more than relief can be asked to free; allowed: 0% to 50%")
+            raise named("share", "is more than relief can be asked to free; allowed: 0% to 50%")
         return self
 
     @property
@@ -183,62 +86,99 @@ class ReclaimTable(Table):
 DEFAULT_RECLAIM = ReclaimTable.model_construct(
     share=DEFAULT.min_reclaim_ratio, at_least=DEFAULT.min_reclaim_floor_bytes
 )
+ReclaimValue = Annotated[
+    ReclaimTable, short_form("share", "a share (0% to 50%), a size, or a share with a floor (at_least)")
+]
 
 
 class PolicyTable(Table):
     """How the guard acts."""
 
     mode: Annotated[Mode, word(Mode, Mode.PAUSED)] = DEFAULT.ollama.mode
+    """`"enforce"` acts; `"observe"` decides and logs, and does nothing: a way to try a change of this
+    file."""
     transition: Annotated[float, duration(0, 3600)] = DEFAULT.transition_seconds
-    min_reclaim: Annotated[ReclaimTable, _short_form("share")] = DEFAULT_RECLAIM
+    """How long memory must be better before a level falls back, so that levels don't flap."""
+    min_reclaim: ReclaimValue = DEFAULT_RECLAIM
+    """How far above the threshold relief aims. Too little, and the next tick has to act again."""
     post_action_delay: Annotated[float, duration(0, 60)] = DEFAULT.post_action_delay_seconds
+    """How long to look at the effect of one step before the next; less when the victim is gone."""
     unload_deadline: Annotated[float, duration(0.5, 600)] = DEFAULT.unload_deadline_seconds
+    """How long an unload may take before it counts as failed and the next rung is due."""
     drain_deadline: Annotated[float, duration(1, 3600)] = DEFAULT.drain_deadline_seconds
+    """How long a busy model may finish its answer before it is unloaded, where time allows."""
     condemned: Annotated[float, duration(10, 86400)] = DEFAULT.condemned_seconds
+    """A model that had to be aborted or killed twice in ten minutes can't fit: for so long its process is
+    killed at birth, then for twice as long, up to `condemned_at_most`."""
     condemned_at_most: Annotated[float, duration(10, 30 * 86400)] = DEFAULT.condemned_max_seconds
+    """The longest that a model is condemned for; not shorter than `condemned`."""
     kills_per_hour: Annotated[int, whole(1, 3600)] = DEFAULT.kills_per_hour
+    """How many kills that freed nothing are allowed in an hour before the guard holds and says so. A kill
+    that frees memory of a host at critical is never refused."""
 
     @model_validator(mode="after")
     def _grows(self) -> Self:
         if self.condemned_at_most < self.condemned:
-            raise _named("condemned_at_most", "is shorter than condemned; allowed: as long or longer")
+            raise named("condemned_at_most", "is shorter than condemned; allowed: as long or longer")
         return self
 
 
 class CapTable(Table):
     """How many models may stay loaded."""
 
-    soft_max: Annotated[int | None, whole(1, 1000)] = DEFAULT.cap.soft_max
+    soft_max: Annotated[int | None, whole(1, 1000)] = Field(default=DEFAULT.cap.soft_max, examples=[2])
+    """The most that stay loaded; the rest is unloaded when idle. Without this line: as many as fit."""
 
 
 class RecordTable(Table):
-    """The flight recorder."""
+    """The flight recorder: everything that the guard saw, decided and did.
 
-    enabled: Annotated[bool, BeforeValidator(values.switch)] = DEFAULT.record.enabled
+    `ollama-guard replay` decides it again, also with a changed file. A disk that is full, broken or slow
+    costs records, never a tick.
+    """
+
+    enabled: Annotated[bool, values.SWITCH] = DEFAULT.record.enabled
+    """Whether it records."""
     max_total: Annotated[int, size_within(1 * MIB, 1024 * GIB)] = DEFAULT.record.max_total_bytes
+    """How much it may keep in all, the oldest files going first. A calm day with three models writes about 18
+    MiB (on a few GiB of memory, where the guard has to look more often, up to 80), which no SD card minds; a
+    minute under pressure 0.2 MiB."""
     max_file: Annotated[int, size_within(64 * KIB, 1 * GIB)] = DEFAULT.record.max_file_bytes
-    folder: Annotated[str, BeforeValidator(values.folder)] = DEFAULT.record.folder
+    """How large one file may be; at most half of `max_total`."""
+    folder: Annotated[str, values.FOLDER] = Field(
+        default=DEFAULT.record.folder, examples=["/var/lib/ollama-guard/traces"]
+    )
+    """Where the files are. Without this line: the folder `traces` in the state directory. Another place needs
+    a `ReadWritePaths=` of its own in the unit."""
 
     @model_validator(mode="after")
     def _holds_two(self) -> Self:
         if self.max_total < 2 * self.max_file:
-            raise _named("max_total", "is less than two files; allowed: twice max_file or more")
+            raise named("max_total", "is less than two files; allowed: twice max_file or more")
         return self
 
 
 class ModelTable(Table):
-    """What the owner says about one model."""
+    """What you say about a model, by its name in `ollama list` (any of its names counts for all of them)."""
 
-    preference: Annotated[Preference, word(Preference)] = ModelRule().preference
-    protect: Annotated[Protect, word(Protect)] = ModelRule().protect
+    preference: Annotated[Preference, word(Preference)] = Field(
+        default=ModelRule().preference, examples=["omit"]
+    )
+    """Who goes first: `"avoid"` goes after the others, `"omit"` is not touched below critical."""
+    protect: Annotated[Protect, word(Protect)] = Field(default=ModelRule().protect, examples=["always"])
+    """With `"always"` an `"omit"` model is not touched at critical either."""
 
 
 class File(Table):
-    """The whole file."""
+    """An empty file protects a 4 GB and a 15 GB machine well: every key may be left out.
+
+    Quantities are text with their unit: a share `"15%"`; a size `"600MiB"`, `"1.5GiB"`, `"2GB"` (a bare K, M,
+    G, T is binary); a duration `"500ms"`, `"30s"`, `"10min"`, `"1h 30min"`.
+    """
 
     ollama: OllamaTable = OllamaTable()
     thresholds: ThresholdsTable = ThresholdsTable()
     policy: PolicyTable = PolicyTable()
     cap: CapTable = CapTable()
     record: RecordTable = RecordTable()
-    models: dict[Annotated[str, BeforeValidator(values.model_name)], ModelTable] = {}
+    models: dict[Annotated[str, values.MODEL_NAME], ModelTable] = Field(default={}, examples=["llama3.2:3b"])

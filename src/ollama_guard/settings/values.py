@@ -1,13 +1,15 @@
 """What a value in the file must look like: small checks that say what is wrong and what is allowed.
 
-Each function here makes a pydantic validator; its `ValueError` completes the sentence that begins
-with the file, the line, the key and the value.
+Each function here makes a `Check`, or is one's; its `ValueError` completes the sentence that begins
+with the file, the line, the key and the value. What a check allows is said once: in its sentences and,
+by ``make docs``, in the shipped file, the reference and the man page.
 """
 
 from __future__ import annotations
 
 import pwd
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -30,105 +32,117 @@ LONGEST_NAME = 512  # characters: registry, namespace, model and tag of Ollama's
 LONGEST_PATH = 4096  # characters: PATH_MAX
 
 
-def duration(least: float, most: float) -> BeforeValidator:
+@dataclass(frozen=True, slots=True)
+class Check(BeforeValidator):
+    """A validator that can say in words what it allows."""
+
+    allowed: str = ""
+
+
+def duration(least: float, most: float) -> Check:
     """Text like ``"30s"`` between two bounds in seconds; gives seconds."""
-    allowed = f"allowed: {format_duration(least)} to {format_duration(most)}"
+    allowed = f"{format_duration(least)} to {format_duration(most)}"
 
     def check(value: object) -> float:
         seconds = _parsed(parse_duration, value, allowed, '"30s"')
         if not least <= seconds <= most:
-            raise ValueError(f"is out of range; {allowed}")
+            raise ValueError(f"is out of range; allowed: {allowed}")
         return seconds
 
-    return BeforeValidator(check)
+    return Check(check, allowed=allowed)
 
 
 def size(value: object) -> int:
     """Text like ``"600MiB"``; gives bytes."""
-    return _parsed(parse_bytes, value, 'allowed: a size such as "600MiB"', '"600MiB"')
+    return _parsed(parse_bytes, value, 'a size such as "600MiB"', '"600MiB"')
 
 
 def share_or_size(value: object) -> float | int:
     """``"20%"`` gives a ratio (float), ``"1.5GiB"`` gives bytes (int)."""
-    allowed = 'allowed: a percentage of the memory such as "20%", or a size such as "1.5GiB"'
+    allowed = 'a percentage of the memory such as "20%", or a size such as "1.5GiB"'
     if isinstance(value, str) and "%" in value:
         return _parsed(parse_ratio, value, allowed, '"20%"')
     if isinstance(value, str) and not any(c.isalpha() for c in value):
-        raise ValueError(f"has no unit; {allowed}")
+        raise ValueError(f"has no unit; allowed: {allowed}")
     return _parsed(parse_bytes, value, allowed, '"20%" or "1.5GiB"')
 
 
-def word(kind: type[StrEnum], *left_out: StrEnum) -> BeforeValidator:
+def word(kind: type[StrEnum], *left_out: StrEnum) -> Check:
     """One word of a closed vocabulary; gives the enum's member."""
     words = {member.value: member for member in kind if member not in left_out}
-    allowed = "allowed: " + ", ".join(f'"{text}"' for text in words)
+    allowed = ", ".join(f'"{text}"' for text in words)
 
     def check(value: object) -> StrEnum:
         if isinstance(value, str) and value in words:
             return words[value]
-        raise ValueError(f"is none of its words; {allowed}")
+        raise ValueError(f"is none of its words; allowed: {allowed}")
 
-    return BeforeValidator(check)
+    return Check(check, allowed=allowed)
 
 
-def whole(least: int, most: int) -> BeforeValidator:
+def whole(least: int, most: int) -> Check:
     """A whole number between two bounds."""
-    allowed = f"allowed: a whole number from {least} to {most}"
+    allowed = f"a whole number from {least} to {most}"
 
     def check(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"is {_type(value)}, not a whole number; {allowed}")  # noqa: TRY004 (pydantic)
+            raise ValueError(f"is {_type(value)}, not a whole number; allowed: {allowed}")  # noqa: TRY004 (pydantic)
         if not least <= value <= most:
-            raise ValueError(f"is out of range; {allowed}")
+            raise ValueError(f"is out of range; allowed: {allowed}")
         return value
 
-    return BeforeValidator(check)
+    return Check(check, allowed=allowed)
 
 
-def size_within(least: int, most: int) -> BeforeValidator:
+def size_within(least: int, most: int) -> Check:
     """Text like ``"64MiB"`` between two bounds in bytes; gives bytes."""
-    allowed = f"allowed: {format_bytes(least)} to {format_bytes(most)}"
+    allowed = f"{format_bytes(least)} to {format_bytes(most)}"
 
     def check(value: object) -> int:
         count = _parsed(parse_bytes, value, allowed, '"64MiB"')
         if not least <= count <= most:
-            raise ValueError(f"is out of range; {allowed}")
+            raise ValueError(f"is out of range; allowed: {allowed}")
         return count
 
-    return BeforeValidator(check)
+    return Check(check, allowed=allowed)
 
 
-def switch(value: object) -> bool:
-    """``true`` or ``false``."""
+def _switch(value: object) -> bool:
     if not isinstance(value, bool):
-        problem = f"is {_type(value)}; allowed: true or false, without quotes"
+        problem = f"is {_type(value)}; allowed: {SWITCH.allowed}"
         raise ValueError(problem)  # noqa: TRY004 (pydantic's contract)
     return value
 
 
-def folder(value: object) -> str:
-    """A folder's absolute path, or "" for the default; gives it without a trailing slash."""
-    allowed = 'allowed: an absolute path such as "/var/lib/ollama-guard/traces"'
-    text = _text(value, allowed)
+SWITCH = Check(_switch, allowed="true or false, without quotes")
+
+
+def _folder(value: object) -> str:
+    text = _text(value, FOLDER.allowed)
     if text and (
         not text.startswith("/")
         or ".." in text.split("/")
         or not text.isprintable()
         or len(text) > LONGEST_PATH
     ):
-        raise ValueError(f"is no folder's path; {allowed}")
+        raise ValueError(f"is no folder's path; allowed: {FOLDER.allowed}")
     return text.rstrip("/") or text
 
 
-def url(value: object) -> str:
-    """Ollama's base address; gives it without a trailing slash."""
-    text = _text(value, 'allowed: an address such as "http://127.0.0.1:11434"')
+# A folder, or "" for the default; gives it without a trailing slash.
+FOLDER = Check(_folder, allowed='an absolute path such as "/var/lib/ollama-guard/traces"')
+
+
+def _url(value: object) -> str:
+    text = _text(value, URL.allowed)
     problem = _url_problem(text)
     if problem:
-        raise ValueError(
-            f'{problem}; allowed: http:// or https://, host and port, like "http://127.0.0.1:11434"'
-        )
+        raise ValueError(f"{problem}; allowed: {URL.allowed}")
     return text.rstrip("/")
+
+
+# Ollama's base address; gives it without a trailing slash.
+URL = Check(_url, allowed='http:// or https://, host and port, like "http://127.0.0.1:11434"')
 
 
 def _url_problem(text: str) -> str | None:
@@ -152,64 +166,68 @@ def _url_problem(text: str) -> str | None:
     return None
 
 
-def user(value: object) -> int:
-    """A user's name or number; gives the number.
-
-    A name is looked up on this machine, since the guard compares numbers.
-    """
-    allowed = 'allowed: a user of this machine such as "ollama", or its number'
+def _user(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         if 0 <= value <= LARGEST_UID:
             return value
-        raise ValueError(f"is no user number; {allowed}")
-    name = _text(value, allowed)
+        raise ValueError(f"is no user number; allowed: {USER.allowed}")
+    name = _text(value, USER.allowed)
     try:
         return pwd.getpwnam(name).pw_uid
     except (KeyError, ValueError, UnicodeError):
-        raise ValueError(f"is no user of this machine; {allowed}") from None
+        raise ValueError(f"is no user of this machine; allowed: {USER.allowed}") from None
 
 
-def cgroup(value: object) -> str:
-    """A cgroup as ``/proc/PID/cgroup`` writes it, or "" for any; gives it without a trailing slash."""
-    allowed = 'allowed: a path as in /proc/PID/cgroup, such as "/system.slice/ollama.service"'
-    text = _text(value, allowed)
+# Gives the number. A name is looked up on this machine, since the guard compares numbers.
+USER = Check(_user, allowed='a user of this machine such as "ollama", or its number')
+
+
+def _cgroup(value: object) -> str:
+    text = _text(value, CGROUP.allowed)
     if not text:
         return ""
     if text.startswith("/sys/fs/cgroup"):
-        raise ValueError(f"is a place in the file system; leave out /sys/fs/cgroup; {allowed}")
+        raise ValueError(
+            f"is a place in the file system; leave out /sys/fs/cgroup; allowed: {CGROUP.allowed}"
+        )
     if (
         not text.startswith("/")
         or ".." in text.split("/")
         or not text.isprintable()
         or len(text) > LONGEST_PATH
     ):
-        raise ValueError(f"is no cgroup; {allowed}")
+        raise ValueError(f"is no cgroup; allowed: {CGROUP.allowed}")
     return text.rstrip("/")
 
 
-def model_name(value: object) -> str:
-    """A model's name as ``ollama list`` shows it."""
-    allowed = 'allowed: a name as in `ollama list`, such as [models."llama3.2:3b"]'
-    text = _text(value, allowed)
+# As ``/proc/PID/cgroup`` writes it, or "" for any; gives it without a trailing slash.
+CGROUP = Check(_cgroup, allowed='a path as in /proc/PID/cgroup, such as "/system.slice/ollama.service"')
+
+
+def _model_name(value: object) -> str:
+    text = _text(value, MODEL_NAME.allowed)
     if not text.strip() or not text.isprintable() or len(text) > LONGEST_NAME:
-        raise ValueError(f"is no model name; {allowed}")
+        raise ValueError(f"is no model name; allowed: {MODEL_NAME.allowed}")
     return text
+
+
+MODEL_NAME = Check(_model_name, allowed='a name as in `ollama list`, such as [models."llama3.2:3b"]')
 
 
 def _parsed(parse: Callable[[str], N], value: object, allowed: str, example: str) -> N:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        problem = f"is a bare number; write it as text with its unit, like {example}; {allowed}"
+        problem = f"is a bare number; write it as text with its unit, like {example}; allowed: {allowed}"
         raise ValueError(problem)  # noqa: TRY004 (pydantic's contract)
     text = _text(value, allowed)
     try:
         return parse(text)
     except UnitError as error:
-        raise ValueError(f"is {error}; {allowed}") from None
+        raise ValueError(f"is {error}; allowed: {allowed}") from None
 
 
 def _text(value: object, allowed: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"is {_type(value)}, not text; {allowed}")  # noqa: TRY004 (pydantic's contract)
+        raise ValueError(f"is {_type(value)}, not text; allowed: {allowed}")  # noqa: TRY004 (pydantic's contract)
     return value
 
 
