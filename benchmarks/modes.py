@@ -1,4 +1,4 @@
-"""What may be wrong with `hands` while the kill rung is measured.
+"""What may be wrong with `hands`, or with the machine, while the time to an act is measured.
 
 A mode is entered once, and tended right before each trial.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,13 @@ from typing import Protocol
 
 from beds.fake_server import FakeServer
 from beds.guard import Guard
+from beds.process import launch
 from beds.thrash import Pester, Thrash
+from benchmarks.proc import cpu_seconds
+
+# An answer takes a millisecond to come, and a tick near a threshold 20 ms to be the next.
+_TAKEN_IN_SECONDS = 0.1
+_BURN = [sys.executable, "-I", "-S", "-c", "while True: pass"]
 
 
 class Mode(Protocol):
@@ -24,6 +31,9 @@ class Mode(Protocol):
 
     def tend(self) -> None:
         """Make sure of it, right before a trial."""
+
+    def lift(self) -> None:
+        """Let the guard see the truth for a moment, where it is kept from it."""
 
     def note(self) -> str:
         """What proves it, once all trials are done."""
@@ -35,12 +45,51 @@ class Calm:
     def tend(self) -> None:
         """Nothing to do."""
 
+    def lift(self) -> None:
+        """Nothing is kept from it."""
+
     def note(self) -> str:
         """Nothing to prove."""
         return ""
 
 
-class Killed:
+class Busy(Calm):
+    """As many programs as there are cores do nothing but compute."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._pids = pids
+        self._began, self._spent = time.monotonic(), self._seconds()
+
+    def note(self) -> str:
+        """What they took of the cores."""
+        share = (self._seconds() - self._spent) / (time.monotonic() - self._began) / len(self._pids)
+        return f"{len(self._pids)} burners took {share:.0%} of the cores"
+
+    def _seconds(self) -> float:
+        return sum(map(cpu_seconds, self._pids))
+
+
+class Blocked(Calm):
+    """`/api/ps` is never answered."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+        self._set = False
+
+    def tend(self) -> None:
+        """Block it, unless it is."""
+        if not self._set:
+            self._server.fake.set_fault("hang", path="/api/ps")
+            self._set = True
+
+    def lift(self) -> None:
+        """Answer what hangs, and let the guard take it in."""
+        self._server.fake.clear_faults()
+        self._set = False
+        time.sleep(_TAKEN_IN_SECONDS)
+
+
+class Killed(Calm):
     """`hands` are killed as soon as they are there."""
 
     def __init__(self, guard: Guard) -> None:
@@ -54,15 +103,12 @@ class Killed:
                 os.kill(self._guard.hands_pid, signal.SIGKILL)
                 self._kills += 1
 
-    def tend(self) -> None:
-        """The thread does it."""
-
     def note(self) -> str:
         """How often."""
         return f"killed {self._kills} times"
 
 
-class Stopped:
+class Stopped(Calm):
     """`hands` are stopped; the guard replaces them after a while, and the next ones are stopped as well."""
 
     def __init__(self, guard: Guard) -> None:
@@ -81,7 +127,7 @@ class Stopped:
         return f"{len(self._stopped)} stopped in turn"
 
 
-class Slowed:
+class Slowed(Calm):
     """`hands` live in a cgroup under constant reclaim."""
 
     def __init__(self, guard: Guard, thrash: Thrash) -> None:
@@ -109,6 +155,11 @@ def entered(name: str, guard: Guard, server: FakeServer) -> Iterator[Mode]:
     """The mode of this name, until the context ends."""
     with contextlib.ExitStack() as stack:
         match name:
+            case "cores busy":
+                burners = [launch(_BURN) for _ in range(os.cpu_count() or 1)]
+                for burner in burners:
+                    stack.callback(burner.stop)
+                yield Busy([burner.pid for burner in burners])
             case "hands killed":
                 killed, over = Killed(guard), threading.Event()
                 thread = threading.Thread(target=killed.run, args=(over,), daemon=True)
@@ -124,10 +175,11 @@ def entered(name: str, guard: Guard, server: FakeServer) -> Iterator[Mode]:
                 thrash.catch(guard)
                 yield Slowed(guard, thrash)
             case "ps blocked":
-                server.fake.set_fault("hang", path="/api/ps")
-                yield Calm()
+                blocked = Blocked(server)
+                blocked.tend()
+                yield blocked
             case _:
                 yield Calm()
 
 
-NAMES = ("calm", "hands killed", "hands stopped", "hands slowed", "ps blocked")
+NAMES = ("calm", "cores busy", "hands killed", "hands stopped", "hands slowed", "ps blocked")

@@ -2,9 +2,12 @@
 
 usage: spike.py CGROUP_DIRECTORY VERSION LIMIT_BYTES. A command a line in, a JSON answer a line out:
 
-    settle BYTES        take memory, ever slower, until BYTES are available (or give back, if it is less)
+    settle BYTES TIME   take memory, ever slower, until BYTES are available (or give back, if it is less);
+                        TIME is how far off the target is at the present rate (s): longer than the guard's own
+                        relief is foreseen to take, so that no forecast fires
     step BYTES FLOOR    take BYTES at full speed; answers {"above": T, "below": T}: CLOCK_BOOTTIME of the last
                         sample with at least FLOOR available and of the first one with less (null: none)
+    plunge FLOOR        as `step`, answered once it has crossed FLOOR; then on until the kernel says no
     release             give back what `step` took
 """
 
@@ -18,8 +21,6 @@ import time
 
 PORTION_BYTES = 1 << 20
 """About 0.5 ms of work: the moment of the crossing is known as exactly."""
-SETTLE_SECONDS = 0.2
-"""Time to the target at the present rate: twice what a kill is foreseen to take, so no forecast fires."""
 
 
 class Cgroup:
@@ -54,13 +55,13 @@ class Spike:
         self._ballast: list[mmap.mmap] = []
         self._stepped: list[mmap.mmap] = []
 
-    def settle(self, target: int) -> dict[str, float | None]:
+    def settle(self, target: int, seconds: float) -> dict[str, float | None]:
         """Come to ``target`` bytes available without looking like a fall."""
         while self._ballast and self._cgroup.available() < target:
             self._ballast.pop().close()
         while (left := self._cgroup.available() - target) > PORTION_BYTES:
             self._take(self._ballast)
-            time.sleep(SETTLE_SECONDS * PORTION_BYTES / max(left, 8 * PORTION_BYTES))
+            time.sleep(seconds * PORTION_BYTES / max(left, 8 * PORTION_BYTES))
         return {}
 
     def step(self, size: int, floor: int) -> dict[str, float | None]:
@@ -74,6 +75,14 @@ class Spike:
                 above, below = (above, now) if self._cgroup.available() < floor else (now, None)
         return {"above": above, "below": below}
 
+    def plunge(self, floor: int) -> None:
+        """Cross, say so, and never stop."""
+        while (crossed := self.step(PORTION_BYTES, floor))["below"] is None:
+            continue
+        answer(crossed)
+        while True:
+            self._take(self._stepped)
+
     def release(self) -> dict[str, float | None]:
         """Give the step back."""
         while self._stepped:
@@ -86,18 +95,24 @@ class Spike:
         held.append(area)
 
 
+def answer(told: dict[str, float | None]) -> None:
+    """One line, at once."""
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+
+
 def _main() -> None:
     spike = Spike(Cgroup(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
     for line in sys.stdin:
         match line.split():
-            case ["settle", target]:
-                answer = spike.settle(int(target))
+            case ["settle", target, seconds]:
+                answer(spike.settle(int(target), float(seconds)))
             case ["step", size, floor]:
-                answer = spike.step(int(size), int(floor))
+                answer(spike.step(int(size), int(floor)))
+            case ["plunge", floor]:
+                spike.plunge(int(floor))
             case _:
-                answer = spike.release()
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+                answer(spike.release())
 
 
 if __name__ == "__main__":

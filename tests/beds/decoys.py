@@ -94,12 +94,18 @@ class TcpProxy(_Bystander):
         """From the next unload that comes through here on, `/api/ps` waits this long."""
         self._say(f"block-ps {seconds}")
 
-    def _say(self, line: str) -> None:
+    def unloads(self) -> list[float]:
+        """CLOCK_BOOTTIME at which each request for an unload came, since this was last asked."""
+        return list(map(float, self._say("unloads")))
+
+    def _say(self, line: str) -> list[str]:
         assert self.started is not None
         self.started.stdin.write(line.encode() + b"\n")
         self.started.stdin.flush()
-        if self.started.stdout.readline() != b"ok\n":
+        word, *told = self.started.stdout.readline().decode().split() or [""]
+        if word != "ok":
             raise RuntimeError(f"the proxy did not take {line!r}")
+        return told
 
 
 def _length(argv: Sequence[str]) -> int:

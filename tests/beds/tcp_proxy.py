@@ -2,9 +2,9 @@
 
 usage: tcp_proxy.py PORT UPSTREAM_PORT     (says `ready` once it listens; ends with its standard input)
 
-Lines on its standard input: `hang` (from now on requests are taken and never answered) and `block-ps SECONDS`
-(from the next unload on, `/api/ps` waits that long, as it does while the server holds its lock). Each is
-answered with `ok`.
+Lines on its standard input: `hang` (from now on requests are taken and never answered), `block-ps SECONDS`
+(from the next unload on, `/api/ps` waits that long, as it does while the server holds its lock), and
+`unloads`. Each is answered with `ok`, `unloads` with the CLOCK_BOOTTIME of each unload since the last time.
 """
 
 import asyncio
@@ -25,18 +25,24 @@ class _Silence:
         self._pass.set()
         self._block_seconds = 0.0
         self._blocked_until = 0.0
+        self._unloads: list[float] = []
 
-    def obey(self, line: bytes) -> None:
-        """Take one line of the standard input."""
+    def obey(self, line: bytes) -> str:
+        """Take one line of the standard input; returns the answer to it."""
         match line.split():
             case [b"hang"]:
                 self._pass.clear()
             case [b"block-ps", seconds]:
                 self._block_seconds = float(seconds)
+            case [b"unloads"]:
+                told, self._unloads = self._unloads, []
+                return " ".join(["ok", *map(str, told)])
+        return "ok"
 
     async def hold(self, data: bytes) -> None:
         """Keep what a client says for as long as it must wait."""
         if data.startswith(_UNLOAD):
+            self._unloads.append(time.clock_gettime(time.CLOCK_BOOTTIME))
             self._blocked_until = time.monotonic() + self._block_seconds
             self._block_seconds = 0.0
         if data.startswith(_PS):
@@ -69,8 +75,7 @@ async def _main() -> None:
     _say("ready")
     async with server:
         while line := await asyncio.to_thread(sys.stdin.buffer.readline):
-            silence.obey(line)
-            _say("ok")
+            _say(silence.obey(line))
 
 
 def _say(word: str) -> None:
