@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ollama_guard.control.health import guard_ailment, ollama_ailment
+
 # Bytes; a model's name has at most 590 (facts 5.1).
 BODY_LIMIT = 16 * 1024
 # Characters of a model's name that are passed on.
 NAME_LIMIT = 1000
-# Seconds without news from the sentinel after which the guard itself counts as unhealthy.
-STALE_SECONDS = 60.0
-# Conditions under which Ollama is not well, or the guard can't see.
-UNHEALTHY = ("OllamaUnresponsive", "Frozen", "Blind")
 # Seconds to wait for the sentinel; it answers a pause within a tick.
 ANSWER_SECONDS = 10.0
 
@@ -71,13 +69,8 @@ def status_app(board: Board) -> Application:
             return _respond(start, 503, {"error": "starting"})
         if path == "/status":
             return _respond(start, 200, document)
-        why = _ailment(document, board.age_seconds())
-        health = {
-            "healthy": not why,
-            "level": document.get("level"),
-            "why": why or "the guard and Ollama answer",
-        }
-        return _respond(start, 503 if why else 200, health)
+        health = _health(document, board.age_seconds())
+        return _respond(start, 200 if health["healthy"] else 503, health)
 
     return app
 
@@ -105,15 +98,16 @@ def control_app(asker: Asker, unload_seconds: Callable[[], float]) -> Applicatio
     return app
 
 
-def _ailment(document: Mapping[str, Any], age_seconds: float) -> str:
-    """Why the guard or Ollama is not well, as one sentence; "" when both are."""
-    if age_seconds > STALE_SECONDS:
-        return f"no news from the sentinel for {age_seconds:.0f} s"
-    held = document.get("conditions")
-    for condition in held if isinstance(held, list) else []:
-        if isinstance(condition, dict) and condition.get("condition") in UNHEALTHY:
-            return f"{condition['condition']}: {condition.get('reason')}"
-    return ""
+def _health(document: Mapping[str, Any], age_seconds: float) -> dict[str, Any]:
+    """Both together, and the guard alone: a restart of the guard mends nothing of Ollama's."""
+    own = guard_ailment(document, age_seconds)
+    why = own or ollama_ailment(document)
+    return {
+        "healthy": not why,
+        "level": document.get("level"),
+        "why": why or "the guard and Ollama answer",
+        "guard": {"healthy": not own, "why": own or "the guard is at work"},
+    }
 
 
 def _wish(verb: str, body: dict[str, Any]) -> tuple[str, float | None]:

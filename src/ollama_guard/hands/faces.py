@@ -151,8 +151,10 @@ class StatusFile:
         if self._writing or now < self._next_at:
             return
         document = self._board.document()
-        if document is None or self._lane.stuck:
-            # A thread that still hangs in the last write says that the next would hang as well.
+        silent = self._board.age_seconds() > WRITE_SECONDS
+        if document is None or silent or self._lane.stuck:
+            # Readers tell by the file's time that the sentinel is silent, so old news isn't written again.
+            # And a thread that still hangs in the last write says that the next would hang as well.
             self._next_at = now + WRITE_GAP_SECONDS
             return
         self._writing, self._written = True, telling(document)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_guard.control.apps import STALE_SECONDS, Answer, Application, control_app, status_app
+from ollama_guard.control.apps import Answer, Application, control_app, status_app
+from ollama_guard.control.health import STALE_SECONDS
 
 
 class HungUp:
@@ -81,6 +82,16 @@ def test_health_says_in_one_line_what_ails(status: dict[str, Any], age: float, c
     assert answered == code
     assert body["healthy"] is (code == 200)
     assert why in body["why"]
+
+
+def test_health_tells_the_guard_from_ollama() -> None:
+    """What restarts the guard when it is unhealthy must not do so because Ollama is silent."""
+    silent = {"conditions": [{"condition": "OllamaUnresponsive", "reason": "40 s"}]}
+    code, body, _ = call(status_app(HungUp(silent)), "GET", "/health")
+    assert (code, body["healthy"], body["guard"]["healthy"]) == (503, False, True)
+    blind = {"conditions": [{"condition": "Blind", "reason": "no meminfo"}]}
+    _, body, _ = call(status_app(HungUp(blind)), "GET", "/health")
+    assert body["guard"] == {"healthy": False, "why": "Blind: no meminfo"}
 
 
 def test_other_paths_and_methods_are_refused_as_json() -> None:

@@ -67,6 +67,20 @@ def test_a_change_is_written_at_most_once_a_second_and_the_rest_every_ten(loop: 
     assert story.content()["domains"] == [3]
 
 
+def test_old_news_is_not_written_again_so_that_the_file_grows_old_with_a_silent_sentinel(
+    loop: Any, tmp_path: Path
+) -> None:
+    story = Story(loop, tmp_path)
+    story.post(level="ok")
+    story.step_at(1000.0)
+    (tmp_path / "status.json").unlink()
+    story.step_at(1011.0)
+    assert not (tmp_path / "status.json").exists()
+    story.post(level="ok")
+    story.step_at(1013.0)
+    assert story.content()["level"] == "ok"
+
+
 def test_a_disk_that_fails_costs_one_warning_and_ever_rarer_tries(loop: Any, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as sink:
@@ -78,6 +92,8 @@ def test_a_disk_that_fails_costs_one_warning_and_ever_rarer_tries(loop: Any, tmp
             story.post(level="ok" if second % 2 else "soft")
             tries += story.step_at(1000.0 + second)
         (tmp_path / "blocked").unlink()
+        loop.now = 2000.0
+        story.post(level="ok")
         story.step_at(2000.0)
     assert tries <= 5
     events = [json.loads(line) for line in log.read_text().splitlines()]
