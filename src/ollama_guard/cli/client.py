@@ -39,6 +39,21 @@ def get_status(runtime_dir: Path) -> dict[str, Any]:
     return document
 
 
+def get_models(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str, Any]:
+    """What the running daemon says of every installed model (`core.installed`).
+
+    Raises:
+        NotRunning, ServiceUnavailable: as `get_status`.
+    """
+    socket = runtime_dir / "status.sock"
+    status, document = _asked(socket, "GET", "/models", None, seconds)
+    if status != OK or not isinstance(document.get("models"), list):
+        raise ServiceUnavailable(
+            f"the guard behind {socket} can't tell of models now ({document.get('error', status)})"
+        )
+    return document
+
+
 def act(runtime_dir: Path, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Post a wish to the control socket; its answer ``{"ok", "text", "detail"}``.
 

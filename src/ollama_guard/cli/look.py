@@ -66,10 +66,10 @@ def status(
 
 
 def _tell_glance(where: Places, *, as_json: bool) -> None:
-    from ollama_guard.cli.glance import glance
+    from ollama_guard.cli.glance import glance, status_of
     from ollama_guard.settings.compiler import compile_file
 
-    _tell(glance(compile_file(where.config)), as_json=as_json)
+    _tell(status_of(glance(compile_file(where.config))), as_json=as_json)
 
 
 def _tell(document: Mapping[str, Any], *, as_json: bool) -> None:

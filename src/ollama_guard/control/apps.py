@@ -16,6 +16,8 @@ BODY_LIMIT = 16 * 1024
 NAME_LIMIT = 1000
 # Seconds to wait for the sentinel; it answers a pause within a tick.
 ANSWER_SECONDS = 10.0
+# The same for its scene, which it tells at once; those who ask wait for 5 s in all.
+SCENE_SECONDS = 3.0
 
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict",
             503: "Service Unavailable"}  # fmt: skip
@@ -44,6 +46,13 @@ class Board(Protocol):
         """How old it is."""
 
 
+class Models(Protocol):
+    """Who knows what is installed, and what would fit now."""
+
+    def document(self, deadline_seconds: float) -> dict[str, Any] | None:
+        """Wait for it; None when the sentinel did not tell within the deadline."""
+
+
 class Asker(Protocol):
     """Who passes wishes on to the sentinel."""
 
@@ -55,24 +64,34 @@ class _BadRequest(ValueError):
     """A body that can't be understood; the sentence says which key, and what is allowed."""
 
 
-def status_app(board: Board) -> Application:
-    """``GET /status`` and ``GET /health``."""
+def status_app(board: Board, models: Models) -> Application:
+    """``GET /status``, ``/health`` and ``/models``."""
 
     def app(environ: Environ, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        if path not in ("/status", "/health"):
-            return _respond(start, 404, {"error": "unknown path; there are /status and /health"})
+        if path not in ("/status", "/health", "/models"):
+            return _respond(start, 404, {"error": "unknown path; there are /status, /health and /models"})
         if environ.get("REQUEST_METHOD") != "GET":
             return _respond(start, 405, {"error": "only GET"}, allow="GET")
         document = board.document()
         if document is None:
             return _respond(start, 503, {"error": "starting"})
-        if path == "/status":
-            return _respond(start, 200, document)
-        health = _health(document, board.age_seconds())
-        return _respond(start, 200 if health["healthy"] else 503, health)
+        match path:
+            case "/status":
+                return _respond(start, 200, document)
+            case "/health":
+                health = _health(document, board.age_seconds())
+                return _respond(start, 200 if health["healthy"] else 503, health)
+            case _:
+                return _listing(start, models.document(SCENE_SECONDS))
 
     return app
+
+
+def _listing(start: StartResponse, document: dict[str, Any] | None) -> Iterable[bytes]:
+    if document is None:
+        return _respond(start, 503, {"error": f"the sentinel did not answer within {SCENE_SECONDS:.0f} s"})
+    return _respond(start, 200, document)
 
 
 def control_app(asker: Asker, unload_seconds: Callable[[], float]) -> Application:

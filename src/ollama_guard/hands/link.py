@@ -17,6 +17,7 @@ from ollama_guard.hands.faces import Meter, StatusBoard, StatusFile
 from ollama_guard.hands.journal import log
 from ollama_guard.hands.lanes import Clock, Mailbox
 from ollama_guard.hands.ledger import LedgerKeeper
+from ollama_guard.hands.models import Models
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.watch import OllamaWatch
 from ollama_guard.wire import (
@@ -28,6 +29,7 @@ from ollama_guard.wire import (
     PollWanted,
     Recorded,
     Replied,
+    SceneTold,
     StatusPosted,
 )
 
@@ -56,6 +58,7 @@ class Parts:
     file: StatusFile
     meter: Meter
     ledger: LedgerKeeper
+    models: Models
     recording: Recording
 
 
@@ -124,6 +127,8 @@ class Dispatcher:
                 parts.ledger.learn(lessons)
             case Replied():
                 parts.desk.replied(message)
+            case SceneTold():
+                parts.models.told(message)
             case StatusPosted(status):
                 parts.board.post(status)
                 parts.file.posted()
