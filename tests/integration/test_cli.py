@@ -70,6 +70,9 @@ class Desk:
         """As `Board`."""
         return self.status
 
+    def look_up(self) -> None:
+        """There is nothing to look up."""
+
     def age_seconds(self) -> float:
         """As `Board`."""
         return 0.0

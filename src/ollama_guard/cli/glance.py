@@ -16,6 +16,7 @@ from ollama_guard.core.state import State
 from ollama_guard.core.status import view
 from ollama_guard.errors import OllamaError
 from ollama_guard.hands.adapters.ollama import OllamaAdapter
+from ollama_guard.hands.consumers import TooLong, top
 from ollama_guard.sentinel.sensors import Sensors
 
 LOOKS = 7  # readings: enough for a runner's argv to come and for its share of a core to be known
@@ -68,6 +69,11 @@ def status_of(seen: Glance) -> dict[str, Any]:
     """The status document of one look, with ``decision`` {rung reason would actions[]} beside it."""
     document = view(seen.policy, seen.state, seen.snapshot, guard={"version": ollama_guard.__version__})
     document["unknown"] |= {key: NO_DAEMON for key in document["unknown"] if key.startswith("guard.")}
+    try:
+        document["consumers"] = [to_plain(consumer) for consumer in top(ANSWER_SECONDS)]
+        del document["unknown"]["consumers"]
+    except TooLong as error:
+        document["unknown"]["consumers"] = str(error)
     return {**document, "decision": _shown(seen.decision)}
 
 

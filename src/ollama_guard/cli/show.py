@@ -26,6 +26,7 @@ def status_text(document: Mapping[str, Any]) -> str:
     lines += [_domain_line(domain, unknown) for domain in document["domains"]]
     lines += _labelled("ollama", [_ollama(document["ollama"], unknown)])
     lines += _labelled("models", [_model(model) for model in document["models"]] or ["none loaded"])
+    lines += _labelled("consumers", consumers_lines(document))
     lines += _labelled("condemned", [_condemned(record) for record in document["condemned"]])
     lines += _labelled("condition", [_condition(held) for held in document["conditions"]])
     lines += _labelled("decision", _decision(document.get("last_decision")) if now is None else [])
@@ -93,6 +94,12 @@ def _model(model: Mapping[str, Any]) -> str:
 
 def _blob(digest: str | None) -> str:
     return "a model not known yet" if digest is None else digest[:BLOB_WIDTH]
+
+
+def consumers_lines(document: Mapping[str, Any]) -> list[str]:
+    """Who holds most, one a line; [] where nobody looked."""
+    found = document.get("consumers") or []
+    return [f"{bytes_text(one['bytes']):>8}  {one['name']} ({one['kind']})" for one in found]
 
 
 def _condemned(record: Mapping[str, Any]) -> str:

@@ -42,6 +42,9 @@ class Board(Protocol):
     def document(self) -> dict[str, Any] | None:
         """The contract's status document; None until the first one has come."""
 
+    def look_up(self) -> None:
+        """Somebody asks for it: have that looked up which is looked up on demand only."""
+
     def age_seconds(self) -> float:
         """How old it is."""
 
@@ -73,6 +76,8 @@ def status_app(board: Board, models: Models) -> Application:
             return _respond(start, 404, {"error": "unknown path; there are /status, /health and /models"})
         if environ.get("REQUEST_METHOD") != "GET":
             return _respond(start, 405, {"error": "only GET"}, allow="GET")
+        if path == "/status":
+            board.look_up()
         document = board.document()
         if document is None:
             return _respond(start, 503, {"error": "starting"})

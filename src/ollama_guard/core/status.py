@@ -19,6 +19,7 @@ from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import State
 
 NOT_BUILT = "not built yet"
+NOT_LOOKED = "not looked for here: hands do so when somebody asks"
 
 
 def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, A
         "ollama.cap.hard": NOT_BUILT,
         "ollama.cap.pending": NOT_BUILT,
         "playbook": NOT_BUILT,
-        "consumers": NOT_BUILT,
+        "consumers": NOT_LOOKED,
         "quarantine": NOT_BUILT,
     }
     scene = Scene(policy, state, snapshot, census(policy, state, snapshot))

@@ -20,6 +20,7 @@ from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.models import Models
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.watch import OllamaWatch
+from ollama_guard.hands.weighing import Scales
 from ollama_guard.wire import (
     ActionPosted,
     Beat,
@@ -59,6 +60,7 @@ class Parts:
     meter: Meter
     ledger: LedgerKeeper
     models: Models
+    scales: Scales
     recording: Recording
 
 
@@ -73,7 +75,7 @@ class Dispatcher:
         self._parts = parts
         self._clock = clock
         self._timed: tuple[Timed, ...] = (
-            parts.watch, parts.file, parts.meter, parts.ledger, parts.recording,
+            parts.watch, parts.file, parts.meter, parts.ledger, parts.recording, parts.scales,
         )  # fmt: skip
         self._beat_at = 0.0
         self._stopping = False

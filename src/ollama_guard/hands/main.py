@@ -32,6 +32,7 @@ from ollama_guard.hands.link import Dispatcher, Parts
 from ollama_guard.hands.models import Known, Models
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.watch import OllamaWatch
+from ollama_guard.hands.weighing import Scales
 from ollama_guard.store.footprints import FootprintStore
 
 # Bytes; a policy with hundreds of model rules stays far below it.
@@ -85,7 +86,8 @@ def build(
 ) -> tuple[Dispatcher, list[Face]]:
     """The dispatcher with all its parts, and the faces that could be bound."""
     mailbox = Mailbox()
-    board = StatusBoard(boottime)
+    scales = Scales(mailbox, boottime)
+    board = StatusBoard(boottime, scales)
     watch = OllamaWatch(policy, OllamaAdapter, mailbox, channel.send, boottime)
     ledger = LedgerKeeper(FootprintStore(state_dir / "footprints.sqlite"), mailbox, channel.send, boottime)
     models = Models(mailbox, channel.send, lambda: Known(dispatcher.policy, watch.catalogue, ledger.ledger))
@@ -98,6 +100,7 @@ def build(
         meter=Meter(board, mailbox, boottime),
         ledger=ledger,
         models=models,
+        scales=scales,
         recording=Recording(state_dir, policy.record, channel.send, mailbox, boottime),
     )
     dispatcher = Dispatcher(channel, mailbox, parts, policy, boottime)

@@ -24,6 +24,9 @@ class HungUp:
         """As given."""
         return self.status
 
+    def look_up(self) -> None:
+        """There is nothing to look up."""
+
     def age_seconds(self) -> float:
         """As given."""
         return self.age
