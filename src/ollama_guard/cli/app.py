@@ -23,6 +23,7 @@ HELP = """Keeps this machine alive while Ollama runs on it.
 \b
   ollama-guard once                 what would it do right now, and why?
   ollama-guard status               what the running guard sees
+  ollama-guard top                  the same, live
   ollama-guard models               what does each model take, and would it fit?
   ollama-guard fit llama3.1:8b      would this one fit now, and who would have to go?
   ollama-guard check-config         is my file right?
