@@ -12,8 +12,9 @@ from typing import Any, get_args
 
 from ollama_guard.core.codec import CodecError, from_plain, to_plain
 from ollama_guard.core.footprint import Footprint, Lesson
-from ollama_guard.core.model import Action, ApiReading, CatalogueEntry, Level, Outcome, Request
+from ollama_guard.core.model import Action, ApiReading, CatalogueEntry, Level, Outcome, Request, Snapshot
 from ollama_guard.core.policy import Policy
+from ollama_guard.core.state import State
 
 VERSION = 1
 # Bytes; far below the default socket buffer (208 KiB), so that a packet always fits into an empty one.
@@ -83,6 +84,13 @@ class RequestPosted:
 
 
 @dataclass(frozen=True, slots=True)
+class SceneWanted:
+    """hands -> sentinel: somebody asks what would fit; tell what the last tick saw and knew."""
+
+    scene_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class TraceWanted:
     """hands -> sentinel: start a trace with a header, or (``wanted`` False) stop recording.
 
@@ -127,6 +135,18 @@ class Replied:
 
 
 @dataclass(frozen=True, slots=True)
+class SceneTold:
+    """sentinel -> hands: the answer to a `SceneWanted`.
+
+    Without what hands know themselves and may be long: the snapshot's catalogue and footprints are empty.
+    """
+
+    scene_id: int
+    state: State
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
 class StatusPosted:
     """sentinel -> hands: the contract's status document, to be served; the latest wins."""
 
@@ -156,7 +176,7 @@ class Recorded:
 Message = (
     Beat | ApiObserved | CatalogueObserved | OutcomeReported | RequestPosted | TraceWanted
     | ActionPosted | PollWanted | Replied | StatusPosted | PolicyPosted | Recorded
-    | FootprintsObserved | FootprintsLearned
+    | FootprintsObserved | FootprintsLearned | SceneWanted | SceneTold
 )  # fmt: skip
 
 LATEST_WINS = (Beat, ApiObserved, CatalogueObserved, StatusPosted)

@@ -46,16 +46,32 @@ def guard(tmp_path: Path) -> Guard:
 
 
 @dataclass
+class Shelf:
+    """The models of the real applications, without a sentinel behind them."""
+
+    told: dict[str, Any] | None = None
+
+    def document(self, deadline_seconds: float) -> dict[str, Any] | None:
+        """As `Models`."""
+        assert deadline_seconds > 0
+        return self.told
+
+
+@dataclass
 class Desk:
     """Board and asker of the real applications, without a sentinel behind them."""
 
     answer: Answer | None = None
     status: dict[str, Any] | None = None
     asked: list[tuple[str, str, float | None]] = field(default_factory=list)
+    shelf: Shelf = field(default_factory=Shelf)
 
     def document(self) -> dict[str, Any] | None:
         """As `Board`."""
         return self.status
+
+    def look_up(self) -> None:
+        """There is nothing to look up."""
 
     def age_seconds(self) -> float:
         """As `Board`."""
@@ -73,7 +89,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     """A daemon's two sockets, served by the real applications."""
     desk = Desk()
     faces = [
-        Face(tmp_path / "run" / "status.sock", "ollama-guard", status_app(desk), 1),
+        Face(tmp_path / "run" / "status.sock", "ollama-guard", status_app(desk, desk.shelf), 1),
         Face(tmp_path / "run" / "control.sock", "ollama-guard-admin", control_app(desk, lambda: 1.0), 1),
     ]
     for face in faces:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import ollama_guard
-from ollama_guard.cli import by_hand, config, demo, look, replay, run
+from ollama_guard.cli import by_hand, config, demo, healthcheck, look, models, replay, run
 from ollama_guard.cli.options import ConfigOption, RuntimeDirOption, StateDirOption, places
 from ollama_guard.core.events import one_line
 from ollama_guard.errors import ConfigError, GuardError, ServiceUnavailable
@@ -23,7 +23,11 @@ HELP = """Keeps this machine alive while Ollama runs on it.
 \b
   ollama-guard once                 what would it do right now, and why?
   ollama-guard status               what the running guard sees
+  ollama-guard top                  the same, live
+  ollama-guard models               what does each model take, and would it fit?
+  ollama-guard fit llama3.1:8b      would this one fit now, and who would have to go?
   ollama-guard check-config         is my file right?
+  ollama-guard healthcheck          is the guard well? (for Docker and scripts)
   ollama-guard pause 30min          leave Ollama alone for a while
   ollama-guard demo                 watch it at work for a minute, safely
   ollama-guard replay FILE          decide again on what was recorded
@@ -41,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (run, look, config, by_hand, replay, demo):
+for group in (run, look, models, config, by_hand, healthcheck, replay, demo):
     group.register(app)
 
 

@@ -10,6 +10,8 @@ import typer
 
 from ollama_guard.cli.options import ConfigOption, JsonOption, RuntimeDirOption, StateDirOption, places
 from ollama_guard.core.events import one_line
+from ollama_guard.core.policy import spelled
+from ollama_guard.errors import ServiceUnavailable
 from ollama_guard.settings.units import UnitError, parse_duration
 
 
@@ -40,7 +42,10 @@ def unload(
     if bool(model) == every:
         raise typer.BadParameter("allowed: either one MODEL or --all", param_hint="MODEL")
     where = places(context, config, runtime_dir, state_dir)
-    _act(where.runtime_dir, "/unload", {"all": True} if every else {"model": model}, as_json=as_json)
+    if model is None:
+        _act(where.runtime_dir, "/unload", {"all": True}, as_json=as_json)
+    else:
+        _act(where.runtime_dir, "/unload", {"model": model}, as_json=as_json, named=model)
 
 
 def pause(
@@ -86,13 +91,29 @@ def resume(
     _act(where.runtime_dir, "/resume", {}, as_json=as_json)
 
 
-def _act(runtime_dir: Path, path: str, body: dict[str, Any], *, as_json: bool) -> None:
+def _act(runtime_dir: Path, path: str, body: dict[str, Any], *, as_json: bool, named: str = "") -> None:
+    """Ask for it and tell the answer; a refused model name that is not installed gets the nearest ones."""
     from ollama_guard.cli.client import act
 
     answer = act(runtime_dir, path, body)
+    if named and not answer["ok"]:
+        answer["text"] = _with_nearest(runtime_dir, named, answer["text"])
     if as_json:
         typer.echo(json.dumps(answer, ensure_ascii=False))
     else:
         typer.echo(one_line(answer["text"]), err=not answer["ok"])
     if not answer["ok"]:
         raise typer.Exit(1)
+
+
+def _with_nearest(runtime_dir: Path, model: str, refusal: str) -> str:
+    """The refusal, or, of a name that is not installed, which ones are like it, if the guard tells."""
+    from ollama_guard.cli.client import get_models
+    from ollama_guard.cli.nearest import names_of, unknown_model
+
+    try:
+        names = names_of(get_models(runtime_dir))
+    except ServiceUnavailable:
+        return refusal
+    known = {spelled(name) for name in names}
+    return refusal if spelled(model) in known else unknown_model(model, names)

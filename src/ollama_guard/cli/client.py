@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from ollama_guard.errors import GuardError, ServiceUnavailable
 READ_SECONDS = 5.0  # seconds: the status is in memory
 ACT_SECONDS = 180.0  # seconds: the daemon answers within its own deadline, which is shorter by default
 
+# There is no TLS on a unix socket: reading the machine's certificates for it would cost 20 ms each time.
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
 OK = 200
 NO_ANSWER = 503
 GROUPS = {"status.sock": "ollama-guard", "control.sock": "ollama-guard-admin"}
@@ -23,18 +27,38 @@ class NotRunning(ServiceUnavailable):
     """Nobody listens on the socket."""
 
 
-def get_status(runtime_dir: Path) -> dict[str, Any]:
+class NoPermission(ServiceUnavailable):
+    """This user may not use the socket."""
+
+
+def get_status(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str, Any]:
     """The running daemon's status document.
 
     Raises:
         NotRunning: no daemon.
-        ServiceUnavailable: no permission, or no answer.
+        NoPermission: this user is not in the socket's group.
+        ServiceUnavailable: no answer.
     """
     socket = runtime_dir / "status.sock"
-    status, document = _asked(socket, "GET", "/status", None, READ_SECONDS)
+    status, document = _asked(socket, "GET", "/status", None, seconds)
     if status != OK:
         raise ServiceUnavailable(
             f"the guard behind {socket} has no status yet ({document.get('error', status)})"
+        )
+    return document
+
+
+def get_models(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str, Any]:
+    """What the running daemon says of every installed model (`core.installed`).
+
+    Raises:
+        NotRunning, ServiceUnavailable: as `get_status`.
+    """
+    socket = runtime_dir / "status.sock"
+    status, document = _asked(socket, "GET", "/models", None, seconds)
+    if status != OK or not isinstance(document.get("models"), list):
+        raise ServiceUnavailable(
+            f"the guard behind {socket} can't tell of models now ({document.get('error', status)})"
         )
     return document
 
@@ -56,7 +80,7 @@ def act(runtime_dir: Path, path: str, body: dict[str, Any]) -> dict[str, Any]:
 def _asked(
     socket: Path, verb: str, path: str, body: dict[str, Any] | None, seconds: float
 ) -> tuple[int, dict[str, Any]]:
-    transport = httpx.HTTPTransport(uds=str(socket))
+    transport = httpx.HTTPTransport(uds=str(socket), verify=_NO_TLS)
     try:
         with httpx.Client(transport=transport, timeout=seconds, trust_env=False) as client:
             response = client.request(verb, f"http://ollama-guard{path}", json=body)
@@ -81,7 +105,7 @@ def _unreachable(socket: Path, error: BaseException) -> ServiceUnavailable:
     code = _errno(error)
     if code in (errno.EACCES, errno.EPERM):
         group = GROUPS[socket.name]
-        return ServiceUnavailable(
+        return NoPermission(
             f"no permission on {socket}: run as root, or join its group with "
             f"`sudo usermod -aG {group} $USER` and log in again"
         )

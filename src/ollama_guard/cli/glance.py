@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ollama_guard
 from ollama_guard.core.codec import to_plain
 from ollama_guard.core.decide import decide
-from ollama_guard.core.model import ApiReading, CatalogueEntry, Decision, Mode
+from ollama_guard.core.footprint import Ledger
+from ollama_guard.core.model import ApiReading, CatalogueEntry, Decision, Mode, Snapshot
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.state import State
 from ollama_guard.core.status import view
 from ollama_guard.errors import OllamaError
 from ollama_guard.hands.adapters.ollama import OllamaAdapter
+from ollama_guard.hands.consumers import TooLong, top
 from ollama_guard.sentinel.sensors import Sensors
 
 LOOKS = 7  # readings: enough for a runner's argv to come and for its share of a core to be known
+MOST_LOOKS = 25  # readings while a command line is still being read, as on a busy machine
 GAP_SECONDS = 0.1  # seconds between two readings
 NO_DAEMON = "one look without a daemon"
 ANSWER_SECONDS = 2.0  # seconds: for a person who waits; silence is shown as such
 
 
-def glance(policy: Policy) -> dict[str, Any]:
-    """The status document of one look, with ``decision`` {rung reason would actions[]} beside it.
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What one look saw, and what would be decided about it."""
+
+    policy: Policy
+    state: State
+    snapshot: Snapshot
+    decision: Decision
+
+
+def glance(policy: Policy, footprints: Ledger | None = None) -> Glance:
+    """Look; ``footprints`` are what loads were measured to cost, as far as they can be read.
 
     One look has no past, so soft's grace counts as over: what is seen is judged as if it lasted.
     """
@@ -38,17 +51,30 @@ def glance(policy: Policy) -> dict[str, Any]:
     sensors = Sensors(policy)
     try:
         state = State()
-        for look in range(LOOKS):
+        for look in range(MOST_LOOKS):
             if look:
                 time.sleep(GAP_SECONDS)
             now = time.clock_gettime(time.CLOCK_BOOTTIME)
             snapshot = sensors.sense(now, time.time(), api, catalogue, (), hands_alive=True, hands_reason="")
+            snapshot = replace(snapshot, footprints=footprints or Ledger())
             state, decision = decide(policy, state, snapshot)
+            if look + 1 >= LOOKS and all(runner.proven for runner in snapshot.runners):
+                break
     finally:
         sensors.close()
-    document = view(policy, state, snapshot, guard={"version": ollama_guard.__version__})
+    return Glance(policy, state, snapshot, decision)
+
+
+def status_of(seen: Glance) -> dict[str, Any]:
+    """The status document of one look, with ``decision`` {rung reason would actions[]} beside it."""
+    document = view(seen.policy, seen.state, seen.snapshot, guard={"version": ollama_guard.__version__})
     document["unknown"] |= {key: NO_DAEMON for key in document["unknown"] if key.startswith("guard.")}
-    return {**document, "decision": _shown(decision)}
+    try:
+        document["consumers"] = [to_plain(consumer) for consumer in top(ANSWER_SECONDS)]
+        del document["unknown"]["consumers"]
+    except TooLong as error:
+        document["unknown"]["consumers"] = str(error)
+    return {**document, "decision": _shown(seen.decision)}
 
 
 def _asked(url: str) -> tuple[ApiReading, tuple[CatalogueEntry, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("once")(once)
     app.command("status")(status)
+    app.command("top")(top)
 
 
 def once(
@@ -42,6 +43,7 @@ def once(
 
 def status(
     context: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="Live, once a second, as `top`.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     runtime_dir: RuntimeDirOption = None,
@@ -51,8 +53,12 @@ def status(
 
     \b
       ollama-guard status
+      ollama-guard status --watch
       ollama-guard status --json | jq .level
     """
+    if watch:
+        top(context, as_json, config, runtime_dir, state_dir)
+        return
     from ollama_guard.cli.client import NotRunning, get_status
 
     where = places(context, config, runtime_dir, state_dir)
@@ -65,11 +71,32 @@ def status(
     _tell(document, as_json=as_json)
 
 
+def top(
+    context: typer.Context,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    runtime_dir: RuntimeDirOption = None,
+    state_dir: StateDirOption = None,
+) -> None:
+    """Watch the running guard, live: memory and its thresholds, models, decisions, who holds memory.
+
+    \b
+      ollama-guard top
+      ollama-guard top | grep level              plain text, once a second
+      ollama-guard top --json | jq -c .level     a line of JSON, once a second
+
+    q or Ctrl-C ends it. A guard that goes away is waited for.
+    """
+    from ollama_guard.cli.watch import watch
+
+    watch(places(context, config, runtime_dir, state_dir).runtime_dir, as_json=as_json)
+
+
 def _tell_glance(where: Places, *, as_json: bool) -> None:
-    from ollama_guard.cli.glance import glance
+    from ollama_guard.cli.glance import glance, status_of
     from ollama_guard.settings.compiler import compile_file
 
-    _tell(glance(compile_file(where.config)), as_json=as_json)
+    _tell(status_of(glance(compile_file(where.config))), as_json=as_json)
 
 
 def _tell(document: Mapping[str, Any], *, as_json: bool) -> None:

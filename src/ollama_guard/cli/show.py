@@ -26,6 +26,7 @@ def status_text(document: Mapping[str, Any]) -> str:
     lines += [_domain_line(domain, unknown) for domain in document["domains"]]
     lines += _labelled("ollama", [_ollama(document["ollama"], unknown)])
     lines += _labelled("models", [_model(model) for model in document["models"]] or ["none loaded"])
+    lines += _labelled("consumers", consumers_lines(document))
     lines += _labelled("condemned", [_condemned(record) for record in document["condemned"]])
     lines += _labelled("condition", [_condition(held) for held in document["conditions"]])
     lines += _labelled("decision", _decision(document.get("last_decision")) if now is None else [])
@@ -81,7 +82,7 @@ def _ollama(ollama: Mapping[str, Any], unknown: Mapping[str, str]) -> str:
 
 
 def _model(model: Mapping[str, Any]) -> str:
-    text = f"{model['name'] or _blob(model['blob'])}"
+    text = f"{model['name'] or blob_text(model['blob'])}"
     if model["aliases"]:
         text += f" (also {', '.join(model['aliases'])})"
     text += f"  {model['state']}"
@@ -91,14 +92,21 @@ def _model(model: Mapping[str, Any]) -> str:
     return text if model["preference"] == "none" else f"{text}  preference {model['preference']}"
 
 
-def _blob(digest: str | None) -> str:
+def blob_text(digest: str | None) -> str:
+    """As much of a digest as people compare."""
     return "a model not known yet" if digest is None else digest[:BLOB_WIDTH]
 
 
+def consumers_lines(document: Mapping[str, Any]) -> list[str]:
+    """Who holds most, one a line; [] where nobody looked."""
+    found = document.get("consumers") or []
+    return [f"{bytes_text(one['bytes']):>8}  {one['name']} ({one['kind']})" for one in found]
+
+
 def _condemned(record: Mapping[str, Any]) -> str:
-    names = ", ".join(record["names"]) or _blob(record["blob"])
+    names = ", ".join(record["names"]) or blob_text(record["blob"])
     needs = bytes_text(record["needs_bytes"])
-    return f"{names} until {_clock(record['until'])}: needs {needs}, more than there is"
+    return f"{names} until {clock_text(record['until'])}: needs {needs}, more than there is"
 
 
 def _condition(held: Mapping[str, Any]) -> str:
@@ -108,7 +116,7 @@ def _condition(held: Mapping[str, Any]) -> str:
 def _decision(decision: Mapping[str, Any] | None) -> list[str]:
     if decision is None:
         return ["none so far: nothing had to be done"]
-    text = f"{_clock(decision['at'])} {decision['action']}: {decision['reason']}"
+    text = f"{clock_text(decision['at'])} {decision['action']}: {decision['reason']}"
     if decision["outcome"] is None:
         return [text]
     freed = decision["freed_bytes"]
@@ -129,10 +137,10 @@ def _guard(document: Mapping[str, Any]) -> list[str]:
 
 
 def _since(wall: float | None) -> str:
-    return "" if wall is None else f" since {_clock(wall)}"
+    return "" if wall is None else f" since {clock_text(wall)}"
 
 
-def _clock(wall: float | None) -> str:
+def clock_text(wall: float | None) -> str:
     """Local time, with the date unless it is today."""
     if wall is None:
         return "an unknown time"

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ollama_guard.control.health import guard_ailment, ollama_ailment
+
 # Bytes; a model's name has at most 590 (facts 5.1).
 BODY_LIMIT = 16 * 1024
 # Characters of a model's name that are passed on.
 NAME_LIMIT = 1000
-# Seconds without news from the sentinel after which the guard itself counts as unhealthy.
-STALE_SECONDS = 60.0
-# Conditions under which Ollama is not well, or the guard can't see.
-UNHEALTHY = ("OllamaUnresponsive", "Frozen", "Blind")
 # Seconds to wait for the sentinel; it answers a pause within a tick.
 ANSWER_SECONDS = 10.0
+# The same for its scene, which it tells at once; those who ask wait for 5 s in all.
+SCENE_SECONDS = 3.0
 
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict",
             503: "Service Unavailable"}  # fmt: skip
@@ -42,8 +42,18 @@ class Board(Protocol):
     def document(self) -> dict[str, Any] | None:
         """The contract's status document; None until the first one has come."""
 
+    def look_up(self) -> None:
+        """Somebody asks for it: have that looked up which is looked up on demand only."""
+
     def age_seconds(self) -> float:
         """How old it is."""
+
+
+class Models(Protocol):
+    """Who knows what is installed, and what would fit now."""
+
+    def document(self, deadline_seconds: float) -> dict[str, Any] | None:
+        """Wait for it; None when the sentinel did not tell within the deadline."""
 
 
 class Asker(Protocol):
@@ -57,29 +67,36 @@ class _BadRequest(ValueError):
     """A body that can't be understood; the sentence says which key, and what is allowed."""
 
 
-def status_app(board: Board) -> Application:
-    """``GET /status`` and ``GET /health``."""
+def status_app(board: Board, models: Models) -> Application:
+    """``GET /status``, ``/health`` and ``/models``."""
 
     def app(environ: Environ, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        if path not in ("/status", "/health"):
-            return _respond(start, 404, {"error": "unknown path; there are /status and /health"})
+        if path not in ("/status", "/health", "/models"):
+            return _respond(start, 404, {"error": "unknown path; there are /status, /health and /models"})
         if environ.get("REQUEST_METHOD") != "GET":
             return _respond(start, 405, {"error": "only GET"}, allow="GET")
+        if path == "/status":
+            board.look_up()
         document = board.document()
         if document is None:
             return _respond(start, 503, {"error": "starting"})
-        if path == "/status":
-            return _respond(start, 200, document)
-        why = _ailment(document, board.age_seconds())
-        health = {
-            "healthy": not why,
-            "level": document.get("level"),
-            "why": why or "the guard and Ollama answer",
-        }
-        return _respond(start, 503 if why else 200, health)
+        match path:
+            case "/status":
+                return _respond(start, 200, document)
+            case "/health":
+                health = _health(document, board.age_seconds())
+                return _respond(start, 200 if health["healthy"] else 503, health)
+            case _:
+                return _listing(start, models.document(SCENE_SECONDS))
 
     return app
+
+
+def _listing(start: StartResponse, document: dict[str, Any] | None) -> Iterable[bytes]:
+    if document is None:
+        return _respond(start, 503, {"error": f"the sentinel did not answer within {SCENE_SECONDS:.0f} s"})
+    return _respond(start, 200, document)
 
 
 def control_app(asker: Asker, unload_seconds: Callable[[], float]) -> Application:
@@ -105,15 +122,16 @@ def control_app(asker: Asker, unload_seconds: Callable[[], float]) -> Applicatio
     return app
 
 
-def _ailment(document: Mapping[str, Any], age_seconds: float) -> str:
-    """Why the guard or Ollama is not well, as one sentence; "" when both are."""
-    if age_seconds > STALE_SECONDS:
-        return f"no news from the sentinel for {age_seconds:.0f} s"
-    held = document.get("conditions")
-    for condition in held if isinstance(held, list) else []:
-        if isinstance(condition, dict) and condition.get("condition") in UNHEALTHY:
-            return f"{condition['condition']}: {condition.get('reason')}"
-    return ""
+def _health(document: Mapping[str, Any], age_seconds: float) -> dict[str, Any]:
+    """Both together, and the guard alone: a restart of the guard mends nothing of Ollama's."""
+    own = guard_ailment(document, age_seconds)
+    why = own or ollama_ailment(document)
+    return {
+        "healthy": not why,
+        "level": document.get("level"),
+        "why": why or "the guard and Ollama answer",
+        "guard": {"healthy": not own, "why": own or "the guard is at work"},
+    }
 
 
 def _wish(verb: str, body: dict[str, Any]) -> tuple[str, float | None]:

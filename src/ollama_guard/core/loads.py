@@ -28,6 +28,25 @@ class Verdict:
     domain: str
 
 
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """``need_bytes`` beyond the ``room_bytes`` above hard; ``idle`` are those who could go for it."""
+
+    room_bytes: int
+    need_bytes: int
+    idle: tuple[Runner, ...]
+
+    @property
+    def idle_bytes(self) -> int:
+        """What all of them hold."""
+        return sum(runner.memory_bytes for runner in self.idle)
+
+    @property
+    def victims(self) -> tuple[Runner, ...]:
+        """The fewest who make room; nobody where all together don't."""
+        return tuple(victims.fewest(self.idle, self.need_bytes)) if self.idle_bytes >= self.need_bytes else ()
+
+
 def judge(scene: Scene) -> Verdict | None:
     """The first load in flight that does not simply fit, oldest first (Ollama loads one at a time).
 
@@ -46,7 +65,8 @@ def judge(scene: Scene) -> Verdict | None:
     return None
 
 
-def _judge_one(scene: Scene, runner: Runner, reading: DomainReading, ahead_bytes: int) -> Verdict | None:
+def shortage(scene: Scene, runner: Runner, reading: DomainReading, ahead_bytes: int) -> Shortage | None:
+    """What a load lacks in a domain of which older loads will take ``ahead_bytes``; None when it fits."""
     remaining = runner.remaining_bytes
     if remaining == 0:
         return None
@@ -54,22 +74,28 @@ def _judge_one(scene: Scene, runner: Runner, reading: DomainReading, ahead_bytes
     room = scene.headroom(reading, Level.HARD) + coming - ahead_bytes
     if remaining <= room:
         return None
-    need = remaining - room
     idle = [v for v in victims.idle(scene, reading.name) if v.reading.blob != runner.reading.blob]
+    return Shortage(room, remaining - room, tuple(idle))
+
+
+def _judge_one(scene: Scene, runner: Runner, reading: DomainReading, ahead_bytes: int) -> Verdict | None:
+    lack = shortage(scene, runner, reading, ahead_bytes)
+    if lack is None:
+        return None
     facts = (
-        f"{runner.title} is loading and will need {bytes_text(remaining)} more of its "
+        f"{runner.title} is loading and will need {bytes_text(runner.remaining_bytes)} more of its "
         f"{bytes_text(runner.foreseen_bytes or 0)} ({runner.foreseen_source}); "
-        f"{reading.name} has {bytes_text(max(0, room))} above hard"
+        f"{reading.name} has {bytes_text(max(0, lack.room_bytes))} above hard"
     )
-    if sum(victim.memory_bytes for victim in idle) >= need:
-        chosen = victims.fewest(idle, need)
+    chosen = lack.victims
+    if chosen:
         listed = ", ".join(f"{victim.title}{victims.worth_text(victim)}" for victim in chosen)
         order = victims.order_text(scene, reading.name, len(chosen))
         reason = f"{facts}: unload idle {listed} to make room{order}"
-        return Verdict(Rung.UNLOAD_IDLE, ActionKind.UNLOAD, tuple(chosen), reason, reading.name)
+        return Verdict(Rung.UNLOAD_IDLE, ActionKind.UNLOAD, chosen, reason, reading.name)
     if not _may_abort(scene, runner, reading):
         return None
-    spare = bytes_text(sum(victim.memory_bytes for victim in idle))
+    spare = bytes_text(lack.idle_bytes)
     reason = f"{facts} and idle models hold {spare}: it can't fit, abort the load"
     return Verdict(Rung.ABORT_LOAD, ActionKind.KILL, (runner,), reason, reading.name)
 

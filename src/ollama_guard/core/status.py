@@ -14,11 +14,13 @@ from ollama_guard.core.codec import to_plain
 from ollama_guard.core.decide import mode_of
 from ollama_guard.core.model import Decision, DomainReading, LoadedModel, OutcomeKind, Snapshot
 from ollama_guard.core.policy import Policy
+from ollama_guard.core.pressure import LEVELS
 from ollama_guard.core.runners import Runner, census
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import State
 
 NOT_BUILT = "not built yet"
+NOT_LOOKED = "not looked for here: hands do so when somebody asks"
 
 
 def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, A
         "ollama.cap.hard": NOT_BUILT,
         "ollama.cap.pending": NOT_BUILT,
         "playbook": NOT_BUILT,
-        "consumers": NOT_BUILT,
+        "consumers": NOT_LOOKED,
         "quarantine": NOT_BUILT,
     }
     scene = Scene(policy, state, snapshot, census(policy, state, snapshot))
@@ -114,6 +116,7 @@ def _domain(scene: Scene, reading: DomainReading, unknown: dict[str, str]) -> di
         "slope_bytes_per_second": None if slope is None else int(slope),
         "time_to_exhaustion_seconds": None if seconds is None else round(seconds, 3),
         "level": held.level.word,
+        "thresholds": _thresholds(scene, reading) if capacity else None,
     }
     reasons = {
         "capacity_bytes": unread,
@@ -123,8 +126,14 @@ def _domain(scene: Scene, reading: DomainReading, unknown: dict[str, str]) -> di
         "psi_full_avg10": "the kernel shows no full pressure here",
         "slope_bytes_per_second": "too few readings yet" if readable else unread,
         "time_to_exhaustion_seconds": "available is not falling" if readable else unread,
+        "thresholds": unread,
     }
     return _with_reasons(f"domains.{reading.name}", values, reasons, unknown)
+
+
+def _thresholds(scene: Scene, reading: DomainReading) -> dict[str, int]:
+    """Bytes of each level's threshold, for those who draw it."""
+    return {level.word: scene.threshold(reading, level) for level in LEVELS}
 
 
 def _ollama(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import sys
 
 from ollama_guard.core.events import one_line
 from ollama_guard.core.units import bytes_text
-from ollama_guard.demo.interrupts import Interrupts
 from ollama_guard.demo.view import Told, View, clock
+from ollama_guard.drawing.interrupts import Interrupts
 
 # Seconds between two lines that tell how memory stands.
 MEMORY_SECONDS = 3.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 
@@ -11,11 +10,12 @@ from rich.table import Table
 
 from ollama_guard.core.units import bytes_text
 from ollama_guard.demo import budget, story, summary, trace
-from ollama_guard.demo.interrupts import Interrupted, Interrupts
 from ollama_guard.demo.lines import Lines
 from ollama_guard.demo.show import Screen, Show
 from ollama_guard.demo.stage import Stage
-from ollama_guard.demo.terminal import NARROW, Terminal
+from ollama_guard.demo.terminal import Terminal
+from ollama_guard.drawing.interrupts import Interrupted, Interrupts
+from ollama_guard.drawing.screen import NARROW, draws
 from ollama_guard.errors import GuardError
 
 EXIT_SHOWN, EXIT_INTERRUPTED = 0, 130
@@ -58,7 +58,7 @@ def _perform(stage: Stage, interrupts: Interrupts) -> None:
 
 
 def _show(stage: Stage, interrupts: Interrupts) -> Show:
-    screen: Screen = Terminal(Console(), interrupts) if _draws() else Lines(interrupts)
+    screen: Screen = Terminal(Console(), interrupts) if draws() else Lines(interrupts)
     try:
         show = Show(stage, screen, interrupts)
         try:
@@ -75,12 +75,6 @@ def _show(stage: Stage, interrupts: Interrupts) -> Show:
     return show
 
 
-def _draws() -> bool:
-    """Whether there is a terminal that can show frames and somebody who wants them."""
-    terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    return terminal and not os.environ.get("NO_COLOR") and "utf" in sys.stdout.encoding.lower()
-
-
 def _last_words(show: Show, stage: Stage) -> list[str]:
     """The sentences under the table; the guard has ended then, and its trace is whole."""
     if stage.guard is None:
@@ -92,7 +86,7 @@ def _last_words(show: Show, stage: Stage) -> list[str]:
 def _print(show: Show, lines: list[str]) -> None:
     rows = [] if show.stage.guard is None else list(summary.rows(show))
     console = Console(highlight=False)
-    if rows and _draws() and console.width >= NARROW:
+    if rows and draws() and console.width >= NARROW:
         table = Table(
             "when", "what happened", "came back", box=None, header_style="dim", padding=(0, 2, 0, 0)
         )

@@ -10,10 +10,10 @@ from ollama_guard.core.policy import Policy
 from ollama_guard.core.pressure import LEVELS
 from ollama_guard.core.units import bytes_text
 from ollama_guard.demo.clients import Chat
-from ollama_guard.demo.interrupts import Interrupts
 from ollama_guard.demo.stage import CHAT, CODER, GIANT, NEIGHBOUR, WORDS_PER_SECOND, Stage
 from ollama_guard.demo.view import SHOWN, Actor, Told, View
 from ollama_guard.demo.without import Without
+from ollama_guard.drawing.interrupts import Interrupts
 from ollama_guard.errors import GuardError
 from ollama_guard.settings.compiler import compile_file
 

@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.text import Text
 
 from ollama_guard.core.events import one_line
 from ollama_guard.core.units import bytes_text
-from ollama_guard.demo.bars import SHADES, bar, limits_line, part_of
-from ollama_guard.demo.interrupts import Interrupts
+from ollama_guard.demo.bars import SHADES, part_of
 from ollama_guard.demo.lines import shortage
 from ollama_guard.demo.view import Actor, Told, View, clock
+from ollama_guard.drawing.bars import bar, limits_line
+from ollama_guard.drawing.interrupts import Interrupts
+from ollama_guard.drawing.screen import LEVEL_STYLES, NARROW, STATE_STYLES, Screen, fitted, inner_width
 
 # Seconds between two frames: quick enough for a bar to glide, slow enough to read.
 FRAME_SECONDS = 0.15
-LEVEL_STYLES = {
-    "ok": "bold green",
-    "soft": "bold yellow",
-    "hard": "bold red",
-    "critical": "bold white on red",
-}
-STATE_STYLES = {
-    "busy": "green",
-    "growing": "yellow",
-    "loading": "yellow",
-    "condemned": "red",
-    "aborted": "red",
-}
-# Columns below which names stand alone, without notes, and above which lines would be tiresome to read.
-NARROW, WIDE = 50, 100
 
 
 class Terminal:
     """Draws on the alternate screen, so that the terminal is as it was when the show is over."""
 
     def __init__(self, console: Console, interrupts: Interrupts) -> None:
-        self._console, self._interrupts = console, interrupts
+        self._screen = Screen(console, interrupts)
         self._drawn_at = 0.0
-        self._live = Live(
-            console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
-        with interrupts.writing():
-            self._live.start()
 
     def draw(self, view: View) -> None:
         """The next frame, when it is time."""
@@ -53,31 +33,24 @@ class Terminal:
         if now - self._drawn_at < FRAME_SECONDS:
             return
         self._drawn_at = now
-        width, height = self._console.size
-        with self._interrupts.writing():
-            self._live.update(Group(*frame(view, width, height)), refresh=True)
+        self._screen.show(frame(view, *self._screen.size))
 
     def tell(self, told: Told) -> None:
         """It is in the next frame."""
 
     def close(self) -> None:
         """Give the terminal back as it was."""
-        with suppress(OSError):
-            self._live.stop()
+        self._screen.close()
 
 
 def frame(view: View, width: int, height: int) -> list[Text]:
     """The lines of one frame, none wider than ``width``, as many as fit; what matters least comes last."""
-    margin = " " if width >= NARROW else ""
-    width = min(width, WIDE) - 2 * len(margin)
+    whole, width = width, inner_width(width)
     lines = [_head(view, width), *_chapter(view, width), *_memory(view, width), Text()]
     lines += [_actor(actor, width) for actor in view.actors]
     told = _told(view, width, height - len(lines) - 1)
     lines += [Text(), *told] if told else []
-    for line in lines:
-        line.no_wrap, line.overflow = True, "ellipsis"
-        line.truncate(width, overflow="ellipsis")
-    return [Text(margin).append_text(line) for line in lines[:height]]
+    return fitted(lines, whole, height)
 
 
 def _head(view: View, width: int) -> Text:

@@ -12,6 +12,7 @@ from ollama_guard.control.public import write_status
 from ollama_guard.errors import GuardError
 from ollama_guard.hands.journal import log
 from ollama_guard.hands.lanes import Clock, Lane, Mailbox, Result
+from ollama_guard.hands.weighing import Scales
 
 # Seconds between two looks at our own memory: smaps_rollup walks every page table entry.
 METER_SECONDS = 10.0
@@ -41,32 +42,42 @@ _KIBIBYTE = 1024
 class StatusBoard:
     """The newest status, with what only this process knows; read by the sockets' threads."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, scales: Scales) -> None:
         self._clock = clock
+        self._scales = scales
         self._posted: tuple[dict[str, Any], float] | None = None
         self.sizes = Sizes(reason="not measured yet")
 
     def post(self, status: dict[str, Any]) -> None:
         """Hang up a new status."""
+        self._scales.pressed(status.get("level"))
         self._posted = (status, self._clock())
+
+    def look_up(self) -> None:
+        """Somebody asks: have that looked up which is looked up on demand only; waits a second at most."""
+        if self._posted is not None:
+            self._scales.fresh()
 
     def age_seconds(self) -> float:
         """Since the sentinel's last word; infinite before the first."""
         return float("inf") if self._posted is None else self._clock() - self._posted[1]
 
     def document(self) -> dict[str, Any] | None:
-        """The newest status with ``guard.pss_bytes`` of both processes, or null and why."""
+        """The newest status with ``guard.pss_bytes`` of both processes and ``consumers``, or null and why."""
         if self._posted is None:
             return None
         status, sizes = self._posted[0], self.sizes
         guard, unknown = status.get("guard"), status.get("unknown")
+        consumers, why_not = self._scales.told()
         document = {
             **status,
+            "consumers": consumers,
             "guard": {**(guard if isinstance(guard, dict) else {}), "pss_bytes": sizes.total},
         }
-        reasons = (
-            {k: v for k, v in unknown.items() if k != "guard.pss_bytes"} if isinstance(unknown, dict) else {}
-        )
+        known = ("guard.pss_bytes", "consumers")
+        reasons = {k: v for k, v in unknown.items() if k not in known} if isinstance(unknown, dict) else {}
+        if consumers is None:
+            reasons["consumers"] = why_not
         if sizes.total is None:
             reasons["guard.pss_bytes"] = sizes.reason
         return {**document, "unknown": reasons}
@@ -151,8 +162,10 @@ class StatusFile:
         if self._writing or now < self._next_at:
             return
         document = self._board.document()
-        if document is None or self._lane.stuck:
-            # A thread that still hangs in the last write says that the next would hang as well.
+        silent = self._board.age_seconds() > WRITE_SECONDS
+        if document is None or silent or self._lane.stuck:
+            # Readers tell by the file's time that the sentinel is silent, so old news isn't written again.
+            # And a thread that still hangs in the last write says that the next would hang as well.
             self._next_at = now + WRITE_GAP_SECONDS
             return
         self._writing, self._written = True, telling(document)

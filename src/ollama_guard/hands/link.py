@@ -17,8 +17,10 @@ from ollama_guard.hands.faces import Meter, StatusBoard, StatusFile
 from ollama_guard.hands.journal import log
 from ollama_guard.hands.lanes import Clock, Mailbox
 from ollama_guard.hands.ledger import LedgerKeeper
+from ollama_guard.hands.models import Models
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.watch import OllamaWatch
+from ollama_guard.hands.weighing import Scales
 from ollama_guard.wire import (
     ActionPosted,
     Beat,
@@ -28,6 +30,7 @@ from ollama_guard.wire import (
     PollWanted,
     Recorded,
     Replied,
+    SceneTold,
     StatusPosted,
 )
 
@@ -56,6 +59,8 @@ class Parts:
     file: StatusFile
     meter: Meter
     ledger: LedgerKeeper
+    models: Models
+    scales: Scales
     recording: Recording
 
 
@@ -70,7 +75,7 @@ class Dispatcher:
         self._parts = parts
         self._clock = clock
         self._timed: tuple[Timed, ...] = (
-            parts.watch, parts.file, parts.meter, parts.ledger, parts.recording,
+            parts.watch, parts.file, parts.meter, parts.ledger, parts.recording, parts.scales,
         )  # fmt: skip
         self._beat_at = 0.0
         self._stopping = False
@@ -124,6 +129,8 @@ class Dispatcher:
                 parts.ledger.learn(lessons)
             case Replied():
                 parts.desk.replied(message)
+            case SceneTold():
+                parts.models.told(message)
             case StatusPosted(status):
                 parts.board.post(status)
                 parts.file.posted()

@@ -29,15 +29,18 @@ from ollama_guard.hands.journal import configure, log
 from ollama_guard.hands.lanes import Mailbox, boottime
 from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.link import Dispatcher, Parts
+from ollama_guard.hands.models import Known, Models
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.watch import OllamaWatch
+from ollama_guard.hands.weighing import Scales
 from ollama_guard.store.footprints import FootprintStore
 
 # Bytes; a policy with hundreds of model rules stays far below it.
 _POLICY_LIMIT = 1024 * 1024
 # Threads that wait for the sentinel's answers; more wishes at a time wait in line.
 _CONTROL_THREADS = 4
-_STATUS_THREADS = 1
+# One may wait for the sentinel to tell what fits, while the other serves what hangs on the board.
+_STATUS_THREADS = 2
 EXIT_BAD_CONFIGURATION = 78
 
 
@@ -83,19 +86,25 @@ def build(
 ) -> tuple[Dispatcher, list[Face]]:
     """The dispatcher with all its parts, and the faces that could be bound."""
     mailbox = Mailbox()
-    board = StatusBoard(boottime)
+    scales = Scales(mailbox, boottime)
+    board = StatusBoard(boottime, scales)
+    watch = OllamaWatch(policy, OllamaAdapter, mailbox, channel.send, boottime)
+    ledger = LedgerKeeper(FootprintStore(state_dir / "footprints.sqlite"), mailbox, channel.send, boottime)
+    models = Models(mailbox, channel.send, lambda: Known(dispatcher.policy, watch.catalogue, ledger.ledger))
     parts = Parts(
-        watch=OllamaWatch(policy, OllamaAdapter, mailbox, channel.send, boottime),
+        watch=watch,
         actor=Actor(mailbox, channel.send, boottime),
         desk=Desk(mailbox, channel.send),
         board=board,
         file=StatusFile(state_dir / "public", board, mailbox, boottime),
         meter=Meter(board, mailbox, boottime),
-        ledger=LedgerKeeper(FootprintStore(state_dir / "footprints.sqlite"), mailbox, channel.send, boottime),
+        ledger=ledger,
+        models=models,
+        scales=scales,
         recording=Recording(state_dir, policy.record, channel.send, mailbox, boottime),
     )
     dispatcher = Dispatcher(channel, mailbox, parts, policy, boottime)
-    status = status_app(board)
+    status = status_app(board, models)
     control = control_app(parts.desk, lambda: dispatcher.policy.unload_deadline_seconds)
     faces = []
     for name, group, app, threads in (

@@ -66,6 +66,11 @@ class OllamaWatch:
         self._catalogue_due_at: float | None = 0.0
         self._unknown: frozenset[str] = frozenset()
 
+    @property
+    def catalogue(self) -> tuple[CatalogueEntry, ...]:
+        """The installed models as last told; none before the first answer."""
+        return self._catalogue or ()
+
     def follow(self, policy: Policy) -> None:
         """Take a new policy over; another URL is another Ollama, so everything begins anew."""
         if policy.ollama.url != self._policy.ollama.url:

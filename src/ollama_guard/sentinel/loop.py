@@ -41,6 +41,7 @@ from ollama_guard.wire import (
     PolicyPosted,
     PollWanted,
     RequestPosted,
+    SceneWanted,
     TraceWanted,
 )
 
@@ -176,6 +177,9 @@ class Loop:
                 outcome = self.outfit.reflexes.reported(message.outcome)
                 if outcome is not None:
                     self._ended(outcome)
+            case SceneWanted(scene_id):
+                self.reporting.show_scene(scene_id)
+                return
             case TraceWanted():
                 self.outfit.mind.recorder.wanted(message, self.hands.send)
                 return

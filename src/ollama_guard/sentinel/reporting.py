@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ollama_guard import __version__
 from ollama_guard.core.events import Event, Value
+from ollama_guard.core.footprint import Ledger
 from ollama_guard.core.model import Snapshot
 from ollama_guard.core.status import view
 from ollama_guard.core.units import bytes_text
 from ollama_guard.sentinel import clock
 from ollama_guard.sentinel.outfit import Outfit
 from ollama_guard.sentinel.supervise import Hands
-from ollama_guard.wire import StatusPosted
+from ollama_guard.wire import SceneTold, StatusPosted
 
 # Numbers alone are posted at most twice a second: people look, and programs poll, no faster. What somebody
 # did or decided is posted at once, so that a status after a command shows what the command did.
@@ -60,6 +62,13 @@ class Reporting:
         conditions = tuple(held.condition for held in state.conditions)
         acts = (tuple(action.id for action in state.in_flight), state.finished[-1:])
         return state.level, conditions, state.durable, state.servers, acts
+
+    def show_scene(self, scene_id: int) -> None:
+        """What the last tick saw and knew, for hands to answer from: what would fit costs a tick nothing."""
+        mind = self._outfit.mind
+        if mind.snapshot is not None:
+            seen = replace(mind.snapshot, catalogue=(), requests=(), footprints=Ledger())
+            self._hands.send(SceneTold(scene_id, mind.state, seen))
 
     def report(self) -> Event:
         """The state in one line, with its key numbers."""

@@ -172,6 +172,23 @@ class FootprintStore:
                 Path(f"{old}{ending}").unlink(missing_ok=True)
 
 
+def read_only(path: Path) -> Ledger:
+    """What the file holds, for one look without a daemon: nothing is made, mended or set aside.
+
+    Empty where it can't be read, be it that it is the guard's alone, or no ledger at all.
+    """
+    found: list[tuple[Any, ...]] = []
+    with contextlib.suppress(sqlite3.Error):
+        # Without a guard that writes there is no log to read: then not even SQLite's own files are made.
+        how = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
+        try:
+            found = connection.execute(f"SELECT {_COLUMNS} FROM footprints LIMIT {ROWS_KEPT}").fetchall()  # noqa: S608 - our names
+        finally:
+            connection.close()
+    return with_rows(Ledger(), [row for row in map(_row, found) if row is not None])
+
+
 class _Unusable(Exception):
     """The file is not a ledger, or not any more."""
 

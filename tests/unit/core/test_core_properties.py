@@ -44,7 +44,7 @@ CONTRACT_KEYS = {
     "": "version mode level since domains ollama models quarantine condemned conditions last_decision "
     "playbook consumers guard unknown",
     "domains": "name capacity_bytes available_bytes available_ratio psi_some_avg10 psi_full_avg10 "
-    "slope_bytes_per_second time_to_exhaustion_seconds level",
+    "slope_bytes_per_second time_to_exhaustion_seconds level thresholds",
     "ollama": "url alive version latency_seconds runtime cap",
     "models": "name aliases blob size_bytes resident_bytes vram_bytes state pid preference expires_at",
     "last_decision": "at action reason outcome freed_bytes",

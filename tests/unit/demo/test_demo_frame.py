@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 
 from ollama_guard.core.policy import MIB
-from ollama_guard.demo.bars import bar, limits_line
 from ollama_guard.demo.stage import CHAT, CODER, GIANT, NEIGHBOUR
 from ollama_guard.demo.terminal import frame
 from ollama_guard.demo.view import Actor, Told, View
+from ollama_guard.drawing.bars import bar, limits_line
 
 BUDGET = 1024 * MIB
 LIMITS = (("soft", 205 * MIB), ("hard", 102 * MIB), ("critical", 51 * MIB))

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_guard.control.apps import STALE_SECONDS, Answer, Application, control_app, status_app
+from ollama_guard.control.apps import Answer, Application, control_app, status_app
+from ollama_guard.control.health import STALE_SECONDS
 
 
 class HungUp:
@@ -23,9 +24,24 @@ class HungUp:
         """As given."""
         return self.status
 
+    def look_up(self) -> None:
+        """There is nothing to look up."""
+
     def age_seconds(self) -> float:
         """As given."""
         return self.age
+
+
+class Shelf:
+    """Tells of the given models, or nothing."""
+
+    def __init__(self, models: dict[str, Any] | None = None) -> None:
+        self.models = models
+
+    def document(self, deadline_seconds: float) -> dict[str, Any] | None:
+        """As given."""
+        assert deadline_seconds > 0
+        return self.models
 
 
 class Sentinel:
@@ -57,12 +73,12 @@ def control(sentinel: Sentinel) -> Application:
 
 def test_until_the_first_status_comes_the_guard_is_starting() -> None:
     for path in ("/status", "/health"):
-        assert call(status_app(HungUp(None)), "GET", path)[:2] == (503, {"error": "starting"})
+        assert call(status_app(HungUp(None), Shelf()), "GET", path)[:2] == (503, {"error": "starting"})
 
 
 def test_the_status_is_served_as_it_hangs() -> None:
     status = {"level": "ok", "models": [{"name": "über \ud800\n"}]}
-    assert call(status_app(HungUp(status)), "GET", "/status")[:2] == (200, status)
+    assert call(status_app(HungUp(status), Shelf()), "GET", "/status")[:2] == (200, status)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +93,31 @@ def test_the_status_is_served_as_it_hangs() -> None:
     ],
 )
 def test_health_says_in_one_line_what_ails(status: dict[str, Any], age: float, code: int, why: str) -> None:
-    answered, body, _ = call(status_app(HungUp(status, age)), "GET", "/health")
+    answered, body, _ = call(status_app(HungUp(status, age), Shelf()), "GET", "/health")
     assert answered == code
     assert body["healthy"] is (code == 200)
     assert why in body["why"]
 
 
+def test_health_tells_the_guard_from_ollama() -> None:
+    """What restarts the guard when it is unhealthy must not do so because Ollama is silent."""
+    silent = {"conditions": [{"condition": "OllamaUnresponsive", "reason": "40 s"}]}
+    code, body, _ = call(status_app(HungUp(silent), Shelf()), "GET", "/health")
+    assert (code, body["healthy"], body["guard"]["healthy"]) == (503, False, True)
+    blind = {"conditions": [{"condition": "Blind", "reason": "no meminfo"}]}
+    _, body, _ = call(status_app(HungUp(blind), Shelf()), "GET", "/health")
+    assert body["guard"] == {"healthy": False, "why": "Blind: no meminfo"}
+
+
+def test_models_are_told_as_they_come_and_a_silent_sentinel_is_503() -> None:
+    told = {"models": [{"name": "a:latest"}]}
+    assert call(status_app(HungUp({}), Shelf(told)), "GET", "/models")[:2] == (200, told)
+    code, body, _ = call(status_app(HungUp({}), Shelf()), "GET", "/models")
+    assert (code, "did not answer within" in body["error"]) == (503, True)
+
+
 def test_other_paths_and_methods_are_refused_as_json() -> None:
-    status, acting = status_app(HungUp({})), control(Sentinel(None))
+    status, acting = status_app(HungUp({}), Shelf()), control(Sentinel(None))
     assert call(status, "GET", "/unload")[0] == 404
     assert call(status, "POST", "/status")[0] == 405
     assert call(acting, "POST", "/status")[0] == 404

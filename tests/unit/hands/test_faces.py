@@ -10,6 +10,7 @@ from typing import Any
 
 from ollama_guard.hands import journal
 from ollama_guard.hands.faces import Meter, Sizes, StatusBoard, StatusFile
+from ollama_guard.hands.weighing import ON_DEMAND, Scales
 
 
 class Story:
@@ -18,7 +19,7 @@ class Story:
     def __init__(self, loop: Any, folder: Path) -> None:
         self.loop = loop
         self.folder = folder
-        self.board = StatusBoard(loop.clock)
+        self.board = StatusBoard(loop.clock, Scales(loop.mailbox, loop.clock))
         self.file = StatusFile(folder, self.board, loop.mailbox, loop.clock)
 
     def post(self, **status: Any) -> None:
@@ -67,6 +68,20 @@ def test_a_change_is_written_at_most_once_a_second_and_the_rest_every_ten(loop: 
     assert story.content()["domains"] == [3]
 
 
+def test_old_news_is_not_written_again_so_that_the_file_grows_old_with_a_silent_sentinel(
+    loop: Any, tmp_path: Path
+) -> None:
+    story = Story(loop, tmp_path)
+    story.post(level="ok")
+    story.step_at(1000.0)
+    (tmp_path / "status.json").unlink()
+    story.step_at(1011.0)
+    assert not (tmp_path / "status.json").exists()
+    story.post(level="ok")
+    story.step_at(1013.0)
+    assert story.content()["level"] == "ok"
+
+
 def test_a_disk_that_fails_costs_one_warning_and_ever_rarer_tries(loop: Any, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as sink:
@@ -78,6 +93,8 @@ def test_a_disk_that_fails_costs_one_warning_and_ever_rarer_tries(loop: Any, tmp
             story.post(level="ok" if second % 2 else "soft")
             tries += story.step_at(1000.0 + second)
         (tmp_path / "blocked").unlink()
+        loop.now = 2000.0
+        story.post(level="ok")
         story.step_at(2000.0)
     assert tries <= 5
     events = [json.loads(line) for line in log.read_text().splitlines()]
@@ -97,22 +114,26 @@ def test_a_file_that_can_not_be_replaced_leaves_the_old_one_whole(loop: Any, tmp
 
 
 def test_the_board_adds_what_both_processes_take_or_says_why_not(loop: Any) -> None:
-    board = StatusBoard(loop.clock)
+    board = StatusBoard(loop.clock, Scales(loop.mailbox, loop.clock))
     assert board.document() is None
     board.post({"guard": {"pid": 5, "pss_bytes": None}, "unknown": {"playbook": "not built yet"}})
     document = board.document()
     assert document is not None
     assert document["guard"] == {"pid": 5, "pss_bytes": None}
-    assert document["unknown"] == {"playbook": "not built yet", "guard.pss_bytes": "not measured yet"}
+    assert document["unknown"] == {
+        "playbook": "not built yet",
+        "guard.pss_bytes": "not measured yet",
+        "consumers": ON_DEMAND,
+    }
     board.sizes = Sizes(own=20, total=35)
     document = board.document()
     assert document is not None
     assert document["guard"] == {"pid": 5, "pss_bytes": 35}
-    assert document["unknown"] == {"playbook": "not built yet"}
+    assert document["unknown"] == {"playbook": "not built yet", "consumers": ON_DEMAND}
 
 
 def test_the_meter_measures_this_process_for_real(loop: Any) -> None:
-    board = StatusBoard(loop.clock)
+    board = StatusBoard(loop.clock, Scales(loop.mailbox, loop.clock))
     meter = Meter(board, loop.mailbox, loop.clock)
     meter.step()
     loop.run_until(lambda: board.sizes.own is not None)

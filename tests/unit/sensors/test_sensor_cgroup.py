@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from ollama_guard.cgmounts import Mount, parse_mounts
 from ollama_guard.core.model import DomainReading
 from ollama_guard.sentinel.sensors.cgroup import CgroupDomain, RefaultWatch
-from ollama_guard.sentinel.sensors.cgtree import CgroupTrees, Mount, is_under, parse_mounts
+from ollama_guard.sentinel.sensors.cgtree import CgroupTrees, is_under
 from unit.sensors.sensor_tree import GIB, MIB, MOUNTS, Tree, Watcher, corpus
 
 RECLAIMABLE = 425 * MIB

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_guard.cgmounts import parse_mounts
 from ollama_guard.sentinel.sensors.argv import parse_argv, split_cmdline
 from ollama_guard.sentinel.sensors.cgroup import parse_limit, parse_memory_stat
-from ollama_guard.sentinel.sensors.cgtree import parse_membership, parse_mounts
+from ollama_guard.sentinel.sensors.cgtree import parse_membership
 from ollama_guard.sentinel.sensors.files import keyed, keyed_kib
 from ollama_guard.sentinel.sensors.host import is_container_view, parse_arcstats, parse_meminfo
 from ollama_guard.sentinel.sensors.processes import parse_children, parse_stat, parse_status

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from ollama_guard.cgmounts import Mount, parse_mounts
 from ollama_guard.sentinel.sensors.files import slurp
 
 _STANDARD_ROOT = "/sys/fs/cgroup"
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 _DELETED = " (deleted)"
 # Levels looked at above a process. systemd and Kubernetes nest about 8; a hostile tree may go on for ever.
 DEPTH_LIMIT = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One mounted cgroup tree: ``root`` is the cgroup at its mount point, as this namespace says it."""
-
-    version: int
-    root: str
-    point: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +26,6 @@ class Place:
     path: str = ""
     pressure: str = ""
     reason: str = ""
-
-
-def parse_mounts(mountinfo: bytes) -> tuple[Mount, ...]:
-    """The cgroup v2 trees and the v1 trees of the memory controller in a /proc/PID/mountinfo text."""
-    mounts = []
-    for line in mountinfo.split(b"\n"):
-        before, _, after = line.partition(b" - ")
-        left, right = before.split(b" "), after.split(b" ")
-        if len(left) < 5 or len(right) < 3:
-            continue
-        if right[0] == b"cgroup2":
-            mounts.append(Mount(2, _unescaped(left[3]), _unescaped(left[4])))
-        elif right[0] == b"cgroup" and b"memory" in right[2].split(b","):
-            mounts.append(Mount(1, _unescaped(left[3]), _unescaped(left[4])))
-    return tuple(mounts)
 
 
 def parse_membership(data: bytes) -> dict[str, str]:
@@ -137,9 +112,3 @@ def _upwards(directory: str, top: str) -> tuple[str, ...]:
     while levels[-1] != top and len(levels) < DEPTH_LIMIT:
         levels.append(levels[-1].rpartition("/")[0])
     return tuple(levels)
-
-
-def _unescaped(field: bytes) -> str:
-    """A mountinfo field: white space and backslashes are written in octal."""
-    plain = _OCTAL.sub(lambda match: bytes((int(match[1], 8) & 0xFF,)), field)
-    return plain.decode("utf-8", "backslashreplace")
