@@ -1,6 +1,8 @@
-"""A /proc and a cgroup tree laid out in a folder, for the sensors to read."""
+"""A /proc and a cgroup tree, laid out in a folder or recorded, for the sensors to read."""
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_guard.core.model import ApiReading, CatalogueEntry, Snapshot
@@ -22,6 +24,34 @@ MOUNTS = (
 def corpus(name: str) -> bytes:
     """One recorded file."""
     return (CORPUS / name).read_bytes()
+
+
+def every_recorded() -> list[str]:
+    """The names of all recorded files, for `corpus`."""
+    return sorted(
+        str(path.relative_to(CORPUS))
+        for path in CORPUS.rglob("*")
+        if path.is_file() and path.name != "README.md"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recorded tree, to be read where it lies."""
+
+    name: str
+    proc: Path
+    cgroup: Path
+
+    def copied_to(self, folder: Path) -> "Recording":
+        """The same in `folder`: the sensors write triggers into PSI files."""
+        shutil.copytree(CORPUS / self.name, folder / self.name)
+        return Recording(self.name, folder / self.name / "proc", folder / self.name / "cgroup")
+
+
+def recording(name: str) -> Recording:
+    """A tree of the corpus."""
+    return Recording(name, CORPUS / name / "proc", CORPUS / name / "cgroup")
 
 
 def llama_server(blob: str = BLOB, models: str = MODELS, context: int = 4096) -> list[str]:
@@ -120,9 +150,9 @@ class Tree:
 
 
 class Watcher:
-    """Sensors over a `Tree`, with a clock of its own, and patience for the witness' answers."""
+    """Sensors over a tree, with a clock of its own, and patience for the witness' answers."""
 
-    def __init__(self, tree: Tree, policy: Policy) -> None:
+    def __init__(self, tree: Tree | Recording, policy: Policy) -> None:
         self.sensors = Sensors(policy, proc=str(tree.proc), cgroup_root=str(tree.cgroup), open_pidfd=None)
         self.now = 100.0
         self.catalogue: tuple[CatalogueEntry, ...] = ()

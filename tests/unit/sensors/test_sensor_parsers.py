@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from ollama_guard.cgmounts import parse_mounts
 from ollama_guard.sentinel.sensors.argv import parse_argv, split_cmdline
-from ollama_guard.sentinel.sensors.cgroup import parse_limit, parse_memory_stat
+from ollama_guard.sentinel.sensors.cgroup import CacheUse, parse_limit, parse_memory_stat
 from ollama_guard.sentinel.sensors.cgtree import parse_membership
 from ollama_guard.sentinel.sensors.files import keyed, keyed_kib
 from ollama_guard.sentinel.sensors.host import is_container_view, parse_arcstats, parse_meminfo
 from ollama_guard.sentinel.sensors.processes import parse_children, parse_stat, parse_status
 from ollama_guard.sentinel.sensors.psi import Psi, parse_psi
-from unit.sensors.sensor_tree import CORPUS, GIB, MIB, corpus
+from unit.sensors.sensor_tree import GIB, MIB, corpus, every_recorded
 
 PARSERS = (
     parse_meminfo,
@@ -30,7 +30,8 @@ PARSERS = (
     lambda data: parse_argv(split_cmdline(data)),
     lambda data: keyed(data, b"oom_kill "),
 )
-RECORDED = sorted(path.name for path in CORPUS.glob("*.txt"))
+RECORDED = every_recorded()
+IN_DOCKER = "docker-5eed000000000000000000000000000000000000000000000000000000000001.scope"
 
 
 def test_a_recorded_meminfo_is_read_in_bytes() -> None:
@@ -41,10 +42,28 @@ def test_a_recorded_meminfo_is_read_in_bytes() -> None:
 
 
 def test_an_absurd_swap_is_unknown_and_spoils_nothing_beside_it() -> None:
-    """Lxcfs shows SwapFree near 2**64; earlyoom 1.7 dies of it."""
-    memory = parse_meminfo(corpus("meminfo-lxcfs.txt"))
-    assert (memory.capacity_bytes, memory.available_bytes) == (4 * GIB, 3 * GIB)
+    """Lxcfs without -u shows SwapFree near 2**64 while memory grows; earlyoom 1.7 dies of it."""
+    text = corpus("bed4/meminfo-without-u.txt")
+    assert b"SwapFree:       18446744073709551360 kB" in text
+    memory = parse_meminfo(text)
+    assert (memory.capacity_bytes, memory.available_bytes) == (GIB, 977384 * 1024)
     assert (memory.swap_free_bytes, memory.reason) == (None, "")
+
+
+def test_a_small_hosts_own_memory_and_pressure_are_read_and_known_for_a_stand_in() -> None:
+    memory = parse_meminfo(corpus("bed4/meminfo-with-u.txt"))
+    assert (memory.capacity_bytes, memory.available_bytes) == (GIB, 141460 * 1024)
+    assert (memory.swap_free_bytes, memory.reason) == (0, "")
+    assert parse_psi(corpus("bed4/pressure.txt")) == Psi(8.17, 2.71, 1480559, 585829)
+    assert is_container_view(corpus("bed4/mountinfo.txt"))
+    assert not is_container_view(corpus("bed2/inside/proc/self/mountinfo"))
+
+
+def test_swap_that_is_there_is_read() -> None:
+    memory = parse_meminfo(corpus("bed3/docker-outside/proc/meminfo"))
+    assert memory.swap_free_bytes == 523516 * 1024
+    status = parse_status(corpus("bed3/docker-outside/proc/3049/status"))
+    assert (status.anon_bytes, status.swap_bytes) == (39208 * 1024, 240 * 1024)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +134,24 @@ def test_a_recorded_status_gives_bytes_and_the_effective_user() -> None:
     assert forged.user_id == 0
 
 
+def test_the_init_of_a_container_is_known_from_outside_and_from_inside() -> None:
+    for first, other in (("outside/proc/26548", "outside/proc/26720"), ("inside/proc/1", "inside/proc/20")):
+        assert parse_status(corpus(f"bed2/{first}/status")).is_init
+        assert not parse_status(corpus(f"bed2/{other}/status")).is_init
+
+
 def test_reclaimable_is_clean_file_cache_and_slab_but_never_shmem() -> None:
     cache = parse_memory_stat(corpus("memory.stat-v2-6.1.txt"), 2)
     assert cache is not None
     assert cache.reclaimable_bytes(thrashing=False) == (300 + 112 + 16 - 1 - 2) * MIB
     assert cache.reclaimable_bytes(thrashing=True) == (300 + 16 - 1 - 2) * MIB
+
+
+def test_a_recorded_memory_stat_of_v2_is_read() -> None:
+    cache = parse_memory_stat(corpus("bed3/docker-inside/cgroup/memory.stat"), 2)
+    assert cache == CacheUse(65536, 53248, 177064, 65536, 0)
+    cache = parse_memory_stat(corpus(f"bed3/docker-outside/cgroup/system.slice/{IN_DOCKER}/memory.stat"), 2)
+    assert cache == CacheUse(0, 0, 62384, 0, 0)
 
 
 def test_v1_counts_the_children_too() -> None:
