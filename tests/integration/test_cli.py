@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -20,7 +21,10 @@ from ollama_guard.control.sockets import Face
 from ollama_guard.core.codec import from_plain
 from ollama_guard.core.policy import CapPolicy, Policy
 
-COMMANDS = ("run", "once", "status", "check-config", "unload", "pause", "resume", "replay")
+COMMANDS = (
+    "run", "once", "status", "top", "models", "fit", "healthcheck", "check-config", "unload", "pause",
+    "resume", "replay",
+)  # fmt: skip
 MAIN = "from ollama_guard.cli import main; main()"
 NOBODY = 65534
 
@@ -442,3 +446,57 @@ def test_once_with_a_bad_file_is_exit_code_78(guard: Guard, tmp_path: Path) -> N
     path = tmp_path / "my.toml"
     path.write_text("x = 1")
     assert guard("once", "--config", str(path)).returncode == 78
+
+
+# completion
+
+
+def completed(guard: Guard, tmp_path: Path, line: str) -> list[str]:
+    """What bash itself completes a line to, by typer's own script, words broken as bash breaks them."""
+    script = guard("--show-completion", "bash", main=AS_PROGRAM).stdout
+    words = [word for word in re.split(r"(\s+|:)", line) if word.strip()]
+    words += [""] if line.endswith(" ") else []
+    quoted = " ".join(f"'{word}'" for word in words)
+    program = tmp_path / "ollama-guard"
+    program.write_text(f"#!{sys.executable} -I\n{AS_PROGRAM}\n")
+    program.chmod(0o755)
+    ask = (
+        f"{script}\nCOMP_WORDS=({quoted}) COMP_CWORD={len(words) - 1}\n"
+        f"_ollama_guard_completion {program}\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"\n"
+    )
+    result = subprocess.run(
+        ["/bin/bash", "-c", ask], capture_output=True, text=True, timeout=30, check=False,
+        env={"PATH": os.environ["PATH"], "RUNTIME_DIRECTORY": str(tmp_path / "run")},
+    )  # fmt: skip
+    assert result.stderr == ""
+    return result.stdout.split()
+
+
+AS_PROGRAM = f"import sys; sys.argv[0] = 'ollama-guard'; {MAIN}"
+SHELF = [
+    {"name": "llama3.2:1b", "aliases": ["chat:latest"]}, {"name": "llama3.2:3b", "aliases": []},
+    {"name": None, "aliases": []}, {"name": "host:5000/a/b:q4", "aliases": []},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ollama-guard unl", ["unload"]),
+        ("ollama-guard fit ll", ["llama3.2:1b", "llama3.2:3b"]),
+        ("ollama-guard unload llama3.2:", ["1b", "3b"]),
+        ("ollama-guard unload llama3.2:3", ["3b"]),
+        ("ollama-guard fit host:5000/a/b:", ["q4"]),
+        ("ollama-guard fit zz", []),
+        ("ollama-guard fit ", ["chat:latest", "host:5000/a/b:q4", "llama3.2:1b", "llama3.2:3b"]),
+    ],
+)
+def test_bash_completes_commands_and_model_names(
+    guard: Guard, desk: Desk, tmp_path: Path, line: str, expected: list[str]
+) -> None:
+    desk.status, desk.shelf.told = {}, {"models": SHELF}
+    assert completed(guard, tmp_path, line) == expected
+
+
+def test_without_a_daemon_no_model_is_completed_and_nothing_is_said(guard: Guard, tmp_path: Path) -> None:
+    assert completed(guard, tmp_path, "ollama-guard unload ll") == []

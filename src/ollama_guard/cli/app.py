@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import ollama_guard
-from ollama_guard.cli import by_hand, config, demo, healthcheck, look, models, replay, run
+from ollama_guard.cli import by_hand, completion, config, demo, healthcheck, look, models, replay, run
 from ollama_guard.cli.options import ConfigOption, RuntimeDirOption, StateDirOption, places
 from ollama_guard.core.events import one_line
 from ollama_guard.errors import ConfigError, GuardError, ServiceUnavailable
@@ -32,6 +32,8 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard demo                 watch it at work for a minute, safely
   ollama-guard replay FILE          decide again on what was recorded
 
+Shell completion, of model names too: ollama-guard --install-completion
+
 Exit codes: 0 done, 1 no or failed, 2 usage, 69 the guard is not running or not reachable,
 78 bad configuration.
 """
@@ -40,7 +42,6 @@ app = typer.Typer(
     name="ollama-guard",
     help=HELP,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -70,6 +71,7 @@ def _common(
 
 def main() -> NoReturn:
     """The entry point: every failure that the guard knows is one sentence on stderr and an exit code."""
+    completion.rejoin_colons()
     try:
         app()
         code = 0

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ollama_guard.cli.completion import MODEL
 from ollama_guard.cli.options import ConfigOption, JsonOption, RuntimeDirOption, StateDirOption, places
 from ollama_guard.core.events import one_line
 from ollama_guard.core.policy import spelled
@@ -24,9 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def unload(
     context: typer.Context,
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Any of its names, as in `ollama list`.")
-    ] = None,
+    model: Annotated[str | None, MODEL] = None,
     every: Annotated[bool, typer.Option("--all", help="Unload every loaded model.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ollama_guard.cli.completion import MODEL
 from ollama_guard.cli.nearest import names_of, unknown_model
 from ollama_guard.cli.options import (
     ConfigOption,
@@ -59,7 +60,7 @@ def models(
 
 def fit(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Any of its names, as in `ollama list`.")],
+    model: Annotated[str, MODEL],
     as_json: JsonOption = False,
     config: ConfigOption = None,
     runtime_dir: RuntimeDirOption = None,
