@@ -28,8 +28,8 @@ from ollama_guard.core.model import (
 from ollama_guard.core.policy import GIB, MIB, ModelRule, Policy, Protect
 from ollama_guard.core.state import RunnerState, State
 
-# A runner whose CPU time moved by more than this share of one core is at work. Idle ones of 135M to 1.5 GiB took no
-# hundredth of a second in 20 s; one in the middle of an answer still got 1.8 % with ten programs after each core.
+# A runner whose CPU time moved by more than this share of one core is at work. Idle ones of 0.2 to 1.5 GiB
+# took not 10 ms in 20 s; one in the middle of an answer still got 1.8 % with ten programs after each core.
 BUSY_CPU_SHARE = 0.01
 # A process that waits for the disk or for memory takes no CPU and yet is at work (state in /proc/PID/stat).
 WAITING_STATES = ("D",)
