@@ -8,8 +8,9 @@ the same up to the moment when the runner's pidfd says that it is dead, its memo
 
 Ways: `step` starts 16 MiB above critical from a standstill, so that there is no slope to forecast from: the
 honest number (should the forecast be quicker all the same, the trial is told and not counted). `spike` starts
-224 MiB above and the forecast may act first; that counts as 0, and is told. The guard has the nice value of
-its unit.
+224 MiB above and the forecast may act first; that counts as 0, and is told. `rested` is a step that finds the
+guard in a rest, after eight quiet seconds; then the model is idle, so that the first act may be an unload.
+The guard has the nice value of its unit.
 """
 
 from __future__ import annotations
@@ -57,7 +58,13 @@ MODELS = tuple(f"m{number}=24MiB,kv=256,rate=150" for number in range(40))
 # What one of these runners takes in all: weights, KV cache, and the interpreter of the fake.
 RUNNER_BYTES = 34 * MIB
 # (bytes above critical at the start, bytes taken at full speed)
-WAYS = {"step": (16 * MIB, 48 * MIB), "spike": (224 * MIB, 256 * MIB)}
+WAYS = {
+    "step": (16 * MIB, 48 * MIB),
+    "spike": (224 * MIB, 256 * MIB),
+    "rested": (16 * MIB, 48 * MIB),
+}
+# A guard rests when its runners have been idle for five seconds, which takes two to prove.
+REST_SECONDS = 8.0
 DEATH_SECONDS = 5.0
 LOG_SECONDS = 1.0
 LOG_RESOLUTION_SECONDS = 0.001
@@ -132,7 +139,8 @@ def trial(way: str, model: str, yard: Yard, tally: Tally) -> None:
     request(yard.server.url, "POST", "/api/generate", {"model": model, "stream": False}, timeout=30.0)
     pid = yard.server.runner_pids().get(model)
     yard.mode.tend()
-    time.sleep(random.uniform(0.30, 0.45))  # noqa: S311 - no phase of the guard's tick is to be preferred
+    quiet = REST_SECONDS if way == "rested" else 0.3
+    time.sleep(quiet + random.uniform(0.0, 0.15))  # noqa: S311 - no phase of the guard's tick is preferred
     if pid is None or not alive(pid):
         tally.void += 1
         return
@@ -157,7 +165,7 @@ def trial(way: str, model: str, yard: Yard, tally: Tally) -> None:
 
 
 def _decided_at(guard: Guard, began: float) -> float:
-    """CLOCK_BOOTTIME of the log line that tells of the kill, rounded up; for ever if there is none."""
+    """CLOCK_BOOTTIME of the log line that tells of the act, rounded up; for ever if there is none."""
     ahead = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     deadline = time.monotonic() + LOG_SECONDS
     while time.monotonic() < deadline:
@@ -165,7 +173,7 @@ def _decided_at(guard: Guard, began: float) -> float:
             at = datetime.fromisoformat(event["time"]).timestamp() - ahead + LOG_RESOLUTION_SECONDS
             if at < began:
                 break
-            if event["rung"] in {"kill_runner", "abort_load"}:
+            if event["rung"] in {"kill_runner", "abort_load", "unload_idle"}:
                 return at
         time.sleep(0.01)
     return math.inf
