@@ -8,9 +8,10 @@ the same up to the moment when the runner's pidfd says that it is dead, its memo
 
 Ways: `step` starts 16 MiB above critical from a standstill, so that there is no slope to forecast from: the
 honest number (should the forecast be quicker all the same, the trial is told and not counted). `spike` starts
-224 MiB above and the forecast may act first; that counts as 0, and is told. The guard has the nice value of
-its unit. `no guard` is the same crossing by a hog that goes on, with nobody there: the time is the one until
-the kernel kills somebody, and the notes say whom.
+224 MiB above and the forecast may act first; that counts as 0, and is told. `rested` is a step that finds the
+guard in a rest, after eight quiet seconds; then the model is idle, so that the first act may be an unload.
+The guard has the nice value of its unit. `no guard` is the same crossing by a hog that goes on, with nobody
+there: the time is the one until the kernel kills somebody, and the notes say whom.
 """
 
 from __future__ import annotations
@@ -63,10 +64,16 @@ kills_per_hour = 3600
 # More models than strikes are remembered for (32): none of them is ever condemned.
 MODELS = tuple(f"m{number}=24MiB,kv=256,rate=150" for number in range(40))
 # (bytes above critical at the start, bytes taken at full speed)
-WAYS = {"step": (16 * MIB, 48 * MIB), "spike": (224 * MIB, 256 * MIB)}
+WAYS = {
+    "step": (16 * MIB, 48 * MIB),
+    "spike": (224 * MIB, 256 * MIB),
+    "rested": (16 * MIB, 48 * MIB),
+}
 # After the load: until the guard has proven the newborn's argv, and the load's own fall is no slope any more.
 # The rest is chance, since no phase of the guard's tick is to be preferred (seconds).
 PAUSE_SECONDS = (0.30, 0.45)
+# A guard rests when its runners have been idle for five seconds, which takes two to prove.
+REST_SECONDS = 8.0
 # Twice what a kill is foreseen to take.
 SETTLE_SECONDS = 0.2
 DEATH_SECONDS = 5.0
@@ -96,7 +103,8 @@ def trial(way: str, model: str, yard: Place, tally: KillTally) -> None:
     request(yard.server.url, "POST", "/api/generate", {"model": model, "stream": False}, timeout=30.0)
     pid = yard.server.runner_pids().get(model)
     yard.mode.tend()
-    time.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - no secret
+    quiet = REST_SECONDS if way == "rested" else 0.0
+    time.sleep(quiet + random.uniform(*PAUSE_SECONDS))  # noqa: S311 - no secret
     if pid is None or not alive(pid):
         tally.void += 1
         return
@@ -121,13 +129,13 @@ def trial(way: str, model: str, yard: Place, tally: KillTally) -> None:
 
 
 def _decided_at(log: Path, began: float) -> float:
-    """CLOCK_BOOTTIME of the log line that tells of the kill, rounded up; for ever if there is none."""
+    """CLOCK_BOOTTIME of the log line that tells of the act, rounded up; for ever if there is none."""
     ahead = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     deadline = time.monotonic() + LOG_SECONDS
     while time.monotonic() < deadline:
         for event in _last_events(log):
             at = datetime.fromisoformat(event["time"]).timestamp() - ahead + LOG_RESOLUTION_SECONDS
-            if at >= began and event.get("rung") in {"kill_runner", "abort_load"}:
+            if at >= began and event.get("rung") in {"kill_runner", "abort_load", "unload_idle"}:
                 return at
         time.sleep(0.01)
     return math.inf

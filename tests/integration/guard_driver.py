@@ -15,6 +15,7 @@ from typing import Any
 
 from ollama_guard.core.codec import from_plain
 from ollama_guard.core.model import RunnerReading, Snapshot
+from ollama_guard.core.pace import Glance
 from ollama_guard.core.policy import Policy
 from ollama_guard.sentinel import lock
 from ollama_guard.sentinel.journal import open_journal
@@ -35,6 +36,11 @@ class FileSenses:
         """No births."""
         del now
         return False
+
+    def glance(self, now: float) -> Glance:
+        """What the file says of memory."""
+        del now
+        return Glance.of(from_plain(Snapshot, json.loads(self._path.read_text())))
 
     def sense(self, now: float, wall: float, *rest: Any) -> Snapshot:
         """What the file says."""

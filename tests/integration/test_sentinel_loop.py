@@ -26,6 +26,7 @@ from ollama_guard.core.model import (
     ServerReading,
     Snapshot,
 )
+from ollama_guard.core.pace import RESTING_SECONDS
 from ollama_guard.core.policy import GIB, MIB, Policy
 from ollama_guard.sentinel.clock import boottime
 
@@ -203,6 +204,22 @@ def test_at_critical_the_only_runner_is_killed_and_its_bytes_are_told(guard: Gua
     assert killed["freed_bytes"] >= 300 * MIB
     assert guard.children[0].wait(1) == -signal.SIGKILL
     assert guard.told("decision.made")
+
+
+def test_a_guard_at_rest_acts_at_its_next_glance(guard: Guard) -> None:
+    """Its next tick is seconds away, and nothing but memory has changed."""
+    victim = guard.runner(100 * MIB)
+    guard.show(3 * GIB, victim)
+    guard.start()
+    guard.wait_for("guard.tested", text="sd_notify")
+    time.sleep(9.0)  # idle is proven in two seconds, a rest begins five later
+    beats = guard.listen().count("WATCHDOG=1")
+    time.sleep(RESTING_SECONDS + 0.5)
+    assert guard.listen().count("WATCHDOG=1") - beats in (1, 2)
+    guard.show(50 * MIB, victim)
+    shown = time.monotonic()
+    guard.wait_for("runner.killed")
+    assert time.monotonic() - shown < RESTING_SECONDS / 2
 
 
 def test_a_runner_under_another_start_time_is_never_touched(guard: Guard) -> None:

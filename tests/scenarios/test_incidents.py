@@ -15,7 +15,7 @@ import pytest
 from ollama_guard.core.model import Level, Rung
 from ollama_guard.core.replay import Comparison, Replay
 from ollama_guard.core.scribe import Scribe
-from ollama_guard.core.trace import Adopted, Ended, Header, Look, Reader
+from ollama_guard.core.trace import Adopted, Ended, Glanced, Header, Look, Reader
 
 INCIDENTS = sorted((Path(__file__).parents[1] / "incidents").glob("*.jsonl"))
 
@@ -46,6 +46,8 @@ def decided_anew(path: Path) -> Iterator[str]:
                 yield scribe.look(snapshot, moment.replayed, again=again)
             case Ended(outcome):
                 yield scribe.ended(outcome)
+            case Glanced(at, available_bytes):
+                yield scribe.glanced(at, available_bytes)
             case Adopted(policy):
                 yield scribe.adopted(policy)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ollama_guard.core.model import HOST, Condition, Level, Snapshot
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.scene import heard_at
@@ -47,13 +49,20 @@ def _pressure(state: State) -> str:
     return "; ".join(short)
 
 
-def _unresponsive(policy: Policy, state: State, snapshot: Snapshot) -> str:
-    """The API is silent though a server runs: says the age of the last answer."""
-    if not snapshot.servers:
-        return ""
+def silence_due_at(policy: Policy, state: State, snapshot: Snapshot) -> float:
+    """From when on Ollama's API counts as silent unless it answers; never while no server runs."""
     api = snapshot.api
     last = api.answered_at if api.answered_at is not None else state.started_at
-    if last is None or snapshot.now - heard_at(state, last) <= policy.ollama.unresponsive_after_seconds:
+    if not snapshot.servers or last is None:
+        return math.inf
+    return heard_at(state, last) + policy.ollama.unresponsive_after_seconds
+
+
+def _unresponsive(policy: Policy, state: State, snapshot: Snapshot) -> str:
+    """The API is silent though a server runs: says the age of the last answer."""
+    api = snapshot.api
+    last = api.answered_at if api.answered_at is not None else state.started_at
+    if last is None or snapshot.now <= silence_due_at(policy, state, snapshot):
         return ""
     age = seconds_text(snapshot.now - last)
     said = (

@@ -31,10 +31,10 @@ from ollama_guard.core.state import DomainState, Durable, State
 
 __all__ = ["absorb", "decide", "mode_of", "planned_delay"]
 
-# A tick that comes later than this many planned delays, and by more than the floor (seconds), was not
+# A tick that comes later than this many planned delays, or by so much (seconds) after a long one, was not
 # ours to choose: the guard was stalled or the machine suspended, so all durations start anew.
 STALL_FACTOR = 3.0
-STALL_FLOOR_SECONDS = 2.0
+STALL_SECONDS = 2.0
 # The end of a blob's last runner is remembered this long (seconds), for its ghost in the API's list.
 GONE_KEPT_SECONDS = 3600.0
 # A process that is there this long after SIGKILL hangs in the kernel (seconds).
@@ -105,7 +105,9 @@ def mode_of(policy: Policy, durable: Durable, now: float) -> Mode:
 def _look(policy: Policy, state: State, snapshot: Snapshot) -> Scene:
     """The scene of this tick: what is remembered, brought up to the snapshot."""
     gap = 0.0 if state.last_tick_at is None else snapshot.now - state.last_tick_at
-    stalled = gap > max(STALL_FACTOR * state.planned_delay_seconds, STALL_FLOOR_SECONDS) or gap < 0
+    planned = state.planned_delay_seconds
+    late = gap > min(STALL_FACTOR * planned, planned + STALL_SECONDS) and gap > STALL_SECONDS
+    stalled = late or gap < 0
     state = _on_time(state, gap) if stalled else without_forgotten(policy, state, snapshot.now)
     state = replace(
         state,

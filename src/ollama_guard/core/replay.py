@@ -11,7 +11,19 @@ from ollama_guard.core.events import one_line
 from ollama_guard.core.model import Action, ActionKind, Decision, Level, Outcome, Rung
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.state import State
-from ollama_guard.core.trace import FILE, GAP, Adopted, Ended, Entry, Header, Look, Reader, TraceError, same
+from ollama_guard.core.trace import (
+    FILE,
+    GAP,
+    Adopted,
+    Ended,
+    Entry,
+    Glanced,
+    Header,
+    Look,
+    Reader,
+    TraceError,
+    same,
+)
 
 # Whom an action is about: kind, blob, and the runner's pid and start time.
 Target = tuple[ActionKind, str | None, tuple[int, int] | None]
@@ -82,6 +94,8 @@ class Replay:
                 self._end(outcome)
             case Adopted(policy):
                 self._policy = self._own or policy
+            case Glanced():
+                pass
             case _:
                 assert_never(entry)
         return None

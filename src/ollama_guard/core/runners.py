@@ -197,13 +197,16 @@ def _cpu_samples(state: RunnerState, reading: RunnerReading, now: float) -> tupl
 
 
 def is_idle(state: RunnerState, now: float) -> bool:
-    """Proven idle: over at least the last two seconds its CPU time moved by no more than the busy share."""
+    """Proven idle: in no two of the last seconds can its CPU time have moved by more than the busy share.
+
+    Samples may be further apart than that; then all that moved may have moved in the last two seconds.
+    """
     samples = state.cpu
     if len(samples) < 2 or now - samples[0][0] < IDLE_WINDOW_SECONDS:
         return False
     elapsed = samples[-1][0] - samples[0][0]
     moved = samples[-1][1] - samples[0][1]
-    return elapsed > 0 and moved <= BUSY_CPU_SHARE * elapsed
+    return elapsed > 0 and moved <= BUSY_CPU_SHARE * min(elapsed, IDLE_WINDOW_SECONDS)
 
 
 def has_worked(state: RunnerState, now: float) -> bool:

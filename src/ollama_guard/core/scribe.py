@@ -59,6 +59,10 @@ class Scribe:
         """One call of `absorb`."""
         return _as_json({"outcome": to_plain(outcome)})
 
+    def glanced(self, at: float, available_bytes: Mapping[str, int | None]) -> str:
+        """What a glance saw of memory."""
+        return _as_json({"glance": {"at": at, "available_bytes": available_bytes}})
+
     def adopted(self, policy: Policy) -> str:
         """Another policy from here on."""
         return _as_json({"policy": to_plain(policy)})

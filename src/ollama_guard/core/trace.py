@@ -4,7 +4,7 @@ Written by `scribe`, read by `Reader`. A *header* holds the whole policy and sta
 replays without anything before it; every file starts with one, and so does what follows a gap. A *look*
 is a snapshot as its difference from the last look, with what was decided on it where that differs from
 the last; with ``again`` it is one more look of the same tick, from the same state. Besides these there
-are outcomes and new policies.
+are outcomes, new policies, and the glances of a rest, which no decision depends on.
 """
 
 from __future__ import annotations
@@ -75,7 +75,15 @@ class Adopted:
     policy: Policy
 
 
-Entry = Header | Look | Ended | Adopted
+@dataclass(frozen=True, slots=True)
+class Glanced:
+    """A glance between two looks: no input of the brain, but what memory was then, each domain by name."""
+
+    at: float
+    available_bytes: Mapping[str, int | None]
+
+
+Entry = Header | Look | Ended | Adopted | Glanced
 
 
 def same(one: Decision, other: Decision) -> bool:
@@ -151,6 +159,8 @@ class Reader:
             return from_plain(Ended, record)
         if "policy" in record:
             return from_plain(Adopted, record)
+        if "glance" in record:
+            return from_plain(Glanced, record["glance"])
         decision = self._decision
         if "decision" in record or decision is None:
             decision = from_plain(Decision, record.pop("decision", None), "decision")

@@ -18,9 +18,10 @@ from ollama_guard.hands.weighing import Scales
 METER_SECONDS = 10.0
 # Seconds for one write of the file, or one look at our memory.
 PATIENCE_SECONDS = 5.0
-# Seconds between two writes on change, and without one (readers hold 60 s for stale).
+# Seconds between two writes on change, and without one (readers hold 60 s for stale). What is written may be
+# as old as a rest of the sentinel (3 s), and what is read shall be ten seconds old at most.
 WRITE_GAP_SECONDS = 1.0
-WRITE_SECONDS = 10.0
+WRITE_SECONDS = 7.0
 # Seconds until the next try when the disk failed, doubling.
 BACKOFF_FIRST_SECONDS = 10.0
 BACKOFF_LONGEST_SECONDS = 300.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -29,6 +30,7 @@ from ollama_guard.sentinel.mind import Told
 from ollama_guard.sentinel.outfit import Outfit
 from ollama_guard.sentinel.reload import Reload
 from ollama_guard.sentinel.reporting import Reporting
+from ollama_guard.sentinel.sensors.identity import SCAN_LOST_SECONDS
 from ollama_guard.sentinel.supervise import Hands
 from ollama_guard.wire import (
     ActionPosted,
@@ -45,9 +47,12 @@ from ollama_guard.wire import (
     TraceWanted,
 )
 
-# Seconds between two looks for newborn runners: a load passes 30 % of its size within half a second.
-BIRTHS_SECONDS = 0.2
+# Seconds between two looks for newborn runners: a load passes 30 % of its size within half a second. Waking
+# up costs as much as the look itself (0.1 ms each), so it is as seldom as that allows while calm.
+BIRTHS_SECONDS = 0.24
 BIRTHS_ALERT_SECONDS = 0.1
+# The same while there is no server, so that nothing can be born: as often as one is looked for (seconds).
+SERVERLESS_SECONDS = SCAN_LOST_SECONDS
 # Two ticks are at least this far apart (seconds), whoever asks for the next one.
 SHORTEST_TICK_SECONDS = 0.01
 # A failing tick is tried again after this long, doubling (seconds).
@@ -73,6 +78,7 @@ class Loop:
         self._stopping = ""
         self._wanted = True
         self._tick_at = self._births_at = self._ticked_at = 0.0
+        self._glance_at = math.inf
         self._fail_seconds = FAIL_FIRST_SECONDS
         self._polled_at = 0.0
         self._pressed = False
@@ -97,13 +103,15 @@ class Loop:
         self.outfit.poller.wait(self._sleep_seconds())
 
     def _guard(self) -> None:
-        """Take in what has ended, look for births, tick if it is due."""
+        """Take in what has ended, look for births and at memory, tick if it is due."""
         now = clock.boottime()
         for outcome in self.outfit.reflexes.collect(now):
             self._ended(outcome)
-        if now >= self._births_at:
+        if now >= min(self._births_at, self._glance_at):
             self._births_at = now + self._births_seconds()
             self._wanted |= self.outfit.senses.births(now)
+            if self._births_at > self._glance_at:  # the next look would be too late for it
+                self._plan_glance(now, glancing=True)
         if now >= self._tick_at or (self._wanted and now - self._ticked_at >= SHORTEST_TICK_SECONDS):
             self._tick(now)
 
@@ -136,6 +144,17 @@ class Loop:
         self._fail_seconds = FAIL_FIRST_SECONDS
         self._wanted |= bool(self._requests)
         self._tick_at = now + mind.delay_seconds()
+        self._births_at = now + self._births_seconds()
+        self._plan_glance(now, glancing=False)
+
+    def _plan_glance(self, now: float, *, glancing: bool) -> None:
+        """When to glance again, by a glance now or by what the tick that has just ended saw."""
+        self._glance_at = math.inf  # whatever breaks here or in the tick: a tick has to come first then
+        seconds = self.outfit.mind.look_seconds(now, glancing=glancing)
+        if seconds > 0:
+            self._glance_at = now + seconds
+        else:
+            self._wanted = True
 
     def _act(self, action: Action) -> None:
         """Carry an action out, or hand it on; its outcome comes later, or now if it can't be done."""
@@ -189,6 +208,7 @@ class Loop:
 
     def _look_after_hands(self, now: float) -> None:
         died = self.hands.keep(now, self.outfit.mind.policy)
+        self._wanted |= self.told.alive is not self.hands.alive
         self.told.alive, self.told.reason = self.hands.alive, self.hands.reason
         if not died:
             return
@@ -249,7 +269,10 @@ class Loop:
         self.hands.send(replied)
 
     def _births_seconds(self) -> float:
-        calm = self.outfit.mind.state.level is Level.OK and not self.outfit.mind.state.in_flight
+        state = self.outfit.mind.state
+        if not (state.servers or state.runners):
+            return SERVERLESS_SECONDS
+        calm = state.level is Level.OK and not state.in_flight
         return BIRTHS_SECONDS if calm else BIRTHS_ALERT_SECONDS
 
     def _sleep_seconds(self) -> float:
@@ -260,6 +283,7 @@ class Loop:
         due = (
             self._tick_at,
             self._births_at,
+            self._glance_at,
             self.hands.next_look_at(now),
             *(o for o in others if o is not None),
         )

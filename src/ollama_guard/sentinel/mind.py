@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from ollama_guard.core import pace
 from ollama_guard.core.decide import decide
 from ollama_guard.core.events import Event, Priority
 from ollama_guard.core.footprint import Ledger, Lesson
@@ -22,6 +24,7 @@ from ollama_guard.core.model import (
 )
 from ollama_guard.core.narrate import events
 from ollama_guard.core.outcomes import absorb
+from ollama_guard.core.pace import Glance
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.state import Durable, State
 from ollama_guard.sentinel import clock
@@ -49,6 +52,9 @@ class Senses(Protocol):
 
     def births(self, now: float) -> bool:
         """A cheap look: whether a process was born that could be a runner."""
+
+    def glance(self, now: float) -> Glance:
+        """The few numbers that could end a rest."""
 
     def sense(
         self,
@@ -151,6 +157,20 @@ class Mind:
     def delay_seconds(self) -> float:
         """Seconds until the next full tick, as the last one planned it: what the stall check goes by too."""
         return self.state.planned_delay_seconds
+
+    def look_seconds(self, now: float, *, glancing: bool) -> float:
+        """While the guard rests, seconds until the next look at memory, 0.0 if the next tick is due now.
+
+        Else infinite: ticks keep the pace. With ``glancing`` memory is read again, else it is as the last
+        tick found it.
+        """
+        if self.snapshot is None or not pace.resting(self.state):
+            return math.inf
+        if not glancing:
+            return pace.look_seconds(self.policy, self.snapshot, Glance.of(self.snapshot))
+        glance = self._senses.glance(now)
+        self.recorder.glanced(now, glance)
+        return pace.look_seconds(self.policy, self.snapshot, glance)
 
     def _look(
         self, before: State, told: Told, requests: tuple[Request, ...], *, again: bool = False

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ollama_guard import __version__
 from ollama_guard.core.model import Decision, Level, Outcome, Snapshot
+from ollama_guard.core.pace import Glance
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.scribe import Scribe
 from ollama_guard.core.state import State
@@ -80,6 +81,11 @@ class Recorder:
         """The brain took in how an action ended."""
         if self._send is not None:
             self._record(policy, before, clock.boottime(), lambda: self._scribe.ended(outcome))
+
+    def glanced(self, at: float, glance: Glance) -> None:
+        """Nothing was decided, but memory was looked at; where a header is due the next look tells more."""
+        if self._send is not None and self._why is None:
+            self._write(lambda: self._scribe.glanced(at, glance.available_bytes))
 
     def adopted(self, policy: Policy) -> None:
         """Another policy is in force; a header that is due will hold it anyway."""

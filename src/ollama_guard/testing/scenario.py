@@ -32,10 +32,13 @@ from ollama_guard.core.model import (
     ServerReading,
     Snapshot,
 )
+from ollama_guard.core.pace import Glance, look_seconds, resting
 from ollama_guard.core.policy import GIB, MIB, Policy
 from ollama_guard.core.state import State
 
 SERVER_PID = 100
+# Seconds between two glances of a sentinel that rests with a lot of memory to spare.
+GLANCE_SECONDS = 0.25
 
 
 def blob_of(name: str) -> str:
@@ -248,8 +251,20 @@ class World:
         while self.now < end and not (until and until(self)):
             self.settle()
             self.tick()
-            self.pass_time(min(self.state.planned_delay_seconds, end - self.now + 1e-6))
+            self._sleep(min(self.state.planned_delay_seconds, end - self.now + 1e-6))
         self.settle()
+
+    def _sleep(self, seconds: float) -> None:
+        """Let time go by until the next tick is due: after so many seconds, or when a glance says so."""
+        end, last = self.now + seconds, self.snapshot()
+        while (left := end - self.now) > 0:
+            if not resting(self.state):
+                self.pass_time(left)
+                return
+            pause = look_seconds(self.policy, last, Glance.of(self.snapshot()))
+            if not pause:
+                return
+            self.pass_time(min(pause, GLANCE_SECONDS, left))
 
     def acted(self) -> list[tuple[Rung, tuple[str, ...]]]:
         """Every action begun, as (rung, names), in order."""

@@ -31,6 +31,7 @@ from ollama_guard.core.model import (
     Snapshot,
 )
 from ollama_guard.core.narrate import events
+from ollama_guard.core.pace import RESTING_SECONDS
 from ollama_guard.core.policy import MIB, OllamaPolicy, Policy, Protect
 from ollama_guard.core.runners import Runner, census
 from ollama_guard.core.scene import Scene, killable
@@ -244,7 +245,7 @@ def test_any_snapshot_at_all_gives_a_decision(
         assert all(a.key in proven for a in decision.actions if a.kind is not ActionKind.PURGE_GHOST)
         for delay in (planned_delay(policy, state, snapshot), state.planned_delay_seconds):
             assert math.isfinite(delay)
-            assert 0 < delay <= 1
+            assert 0 < delay <= RESTING_SECONDS
         assert_presentable(policy, before, state, decision, snapshot)
         ledger, _ = taught(snapshot.footprints, lessons(before, state, snapshot), 5.0, snapshot.wall)
         assert_kept_as_it_is(with_rows(Ledger(), rows_of(ledger)))

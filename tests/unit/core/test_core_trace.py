@@ -31,7 +31,7 @@ from ollama_guard.core.policy import GIB, MIB, CapPolicy, ModelRule, Policy
 from ollama_guard.core.replay import Comparison
 from ollama_guard.core.scribe import Scribe
 from ollama_guard.core.state import State
-from ollama_guard.core.trace import FILE, FORMAT, GAP, START, Header, Look, Reader, TraceError
+from ollama_guard.core.trace import FILE, FORMAT, GAP, START, Glanced, Header, Look, Reader, TraceError
 from unit.core.flight import Flight
 from unit.core.strategies import Tale, enforcing, garbage, happen, tales
 
@@ -385,3 +385,13 @@ def test_an_outcome_survives() -> None:
     lines = [Scribe().header(Header("1.0", "", 0.0, START, 0, Policy(), state)), Scribe().ended(outcome)]
     *_, last = Reader().read(f"{line}\n".encode() for line in lines)
     assert getattr(last, "outcome", None) == outcome
+
+
+def test_glances_are_told_and_decide_nothing() -> None:
+    lines = flight().lines
+    glance = Scribe().glanced(7.5, {HOST: GIB, "container": None})
+    entries = list(Reader().read(f"{line}\n".encode() for line in (*lines, glance)))
+    assert entries[-1] == Glanced(7.5, {HOST: GIB, "container": None})
+    between = [line for told in lines for line in (told, glance)]
+    assert compared(between).first is None
+    assert compared(between).decisions == compared(lines).decisions

@@ -8,6 +8,7 @@ from pathlib import Path
 from ollama_guard.core.model import ApiReading, CatalogueEntry, Snapshot
 from ollama_guard.core.policy import Policy
 from ollama_guard.sentinel.sensors import Sensors
+from ollama_guard.sentinel.sensors.watches import OpenPidfd
 
 CORPUS = Path(__file__).parents[2] / "corpus"
 MIB = 1024**2
@@ -112,6 +113,12 @@ class Tree:
         if parent > 0:
             self._list(parent, pid, there=True)
 
+    def kernel_thread(self, pid: int) -> None:
+        """A worker of the kernel, by its flags."""
+        self.process(pid, "kworker/0:1", parent=2)
+        path = self.proc / f"{pid}/stat"
+        path.write_text(path.read_text().replace(" 4194304 ", f" {0x04208000 | 0x00200000} "))
+
     def server(self, pid: int = 50, start: int = 900, cgroup: str = CGROUP, user: int = 998) -> None:
         """An `ollama serve`."""
         self.process(pid, "ollama", ["/usr/bin/ollama", "serve"], start=start, cgroup=cgroup, user=user)
@@ -152,8 +159,9 @@ class Tree:
 class Watcher:
     """Sensors over a tree, with a clock of its own, and patience for the witness' answers."""
 
-    def __init__(self, tree: Tree | Recording, policy: Policy) -> None:
-        self.sensors = Sensors(policy, proc=str(tree.proc), cgroup_root=str(tree.cgroup), open_pidfd=None)
+    def __init__(self, tree: Tree | Recording, policy: Policy, open_pidfd: OpenPidfd | None = None) -> None:
+        proc, cgroups = str(tree.proc), str(tree.cgroup)
+        self.sensors = Sensors(policy, proc=proc, cgroup_root=cgroups, open_pidfd=open_pidfd)
         self.now = 100.0
         self.catalogue: tuple[CatalogueEntry, ...] = ()
 

@@ -1,5 +1,6 @@
 """Whose a process is, over a /proc of files: servers, runners, orphans, and all those who only look alike."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ollama_guard.core.model import CatalogueEntry, RunnerReading
+from ollama_guard.core.pace import Glance
 from ollama_guard.core.policy import OllamaPolicy, Policy
 from unit.sensors.sensor_tree import BLOB, CGROUP, GIB, MIB, MODELS, Tree, Watcher, llama_server
 
@@ -112,6 +114,36 @@ def test_births_notices_a_death_and_nothing_else(tree: Tree, watch: Watch) -> No
     watcher.sensors._identity.runners[(70, 1000)].process.close()
     assert watcher.sensors.births(watcher.now + 0.2)
     assert watcher.look().runners == ()
+
+
+def test_a_glance_sees_of_memory_and_work_what_a_full_look_sees(tree: Tree, watch: Watch) -> None:
+    tree.server(50, cgroup="0::/one\n")
+    tree.process(70, "llama-server", llama_server(), parent=50, cgroup="0::/one\n")
+    tree.limit("/one", max=4 * GIB, high="max", current=3 * GIB)
+    watcher = watch()
+    watcher.settle()
+    tree.limit("/one", max=4 * GIB, high="max", current=2 * GIB)
+    tree.meminfo(16 * GIB, 9 * GIB)
+    glance = watcher.sensors.glance(watcher.now + 0.1)
+    assert glance == Glance.of(watcher.look())
+    assert set(glance.available_bytes) == {"host", "container"}
+    tree.kill(70)
+    watcher.sensors._identity.runners[(70, 1000)].process.close()
+    assert watcher.sensors.glance(watcher.now + 0.1).cpu_seconds == {(70, 1000): None}
+
+
+def test_the_cheap_look_trusts_a_server_whose_end_would_wake_us_but_not_for_births(tree: Tree) -> None:
+    """What else may become of it (here: it execs another program) is seen by the next full look."""
+    with_runner(tree)
+    watcher = Watcher(tree, Policy(), open_pidfd=lambda _: os.pidfd_open(os.getpid()))
+    watcher.settle()
+    tree.process(71, "llama-server", llama_server(), parent=50)
+    assert watcher.sensors.births(watcher.now + 0.1)
+    assert len(watcher.settle(0.2).runners) == 2
+    tree.write("50/stat", (tree.proc / "50/stat").read_text().replace("(ollama)", "(other)"))
+    assert not watcher.sensors.births(watcher.now + 0.1)
+    assert watcher.look(0.2).servers == ()
+    watcher.sensors.close()
 
 
 def test_a_restarted_server_with_a_new_pid_is_found_at_once(tree: Tree, watch: Watch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ollama_guard.core.model import (
     HOST,
@@ -17,6 +19,7 @@ from ollama_guard.core.model import (
     ServerReading,
     Snapshot,
 )
+from ollama_guard.core.pace import Glance
 from ollama_guard.core.policy import GIB, MIB, OllamaPolicy, Policy
 from ollama_guard.core.state import Durable
 from ollama_guard.sentinel.mind import Mind, Told
@@ -57,6 +60,11 @@ class ScriptedSenses:  # its methods are described by the protocol `Senses`
         self.looks += 1
         shown = self.views.pop(0) if len(self.views) > 1 else self.views[0]
         return replace(shown, now=500.0 + self.looks / 100, requests=requests, hands_alive=hands_alive)
+
+    def glance(self, now: float) -> Glance:
+        """What the next prepared snapshot says of memory."""
+        del now
+        return Glance.of(self.views[0])
 
     def births(self, now: float) -> bool:
         """Not needed here."""
@@ -144,3 +152,35 @@ def test_what_happened_is_told_once() -> None:
     assert "level.changed" in names
     decision, _ = mind.think(Told(), ())
     assert "level.changed" not in [event.name for event in mind.narrate(decision)]
+
+
+def rested(*later: Snapshot) -> Mind:
+    """A mind that has watched an idle runner for eleven seconds; then this is to be seen."""
+    times = [replace(view(3 * GIB, runner(7)), now=500.0 + second) for second in range(12)]
+    mind = Mind(Policy(), Durable(), ClockedSenses(*times, *later))
+    for _ in times:
+        mind.think(Told(alive=True), ())
+    return mind
+
+
+class ClockedSenses(ScriptedSenses):
+    """Each prepared snapshot has its own time, and API that has just answered."""
+
+    def sense(self, *args: Any) -> Snapshot:
+        """The next prepared snapshot."""
+        shown = self.views.pop(0) if len(self.views) > 1 else self.views[0]
+        return replace(shown, hands_alive=args[5], api=ApiReading(answered_at=shown.now))
+
+
+def test_a_mind_at_rest_says_when_to_glance_again_and_what_ends_its_rest() -> None:
+    assert (
+        Mind(Policy(), Durable(), ScriptedSenses(view(3 * GIB))).look_seconds(500.0, glancing=True)
+        == math.inf
+    )
+    same = rested()
+    assert same.look_seconds(511.2, glancing=False) == same.look_seconds(511.2, glancing=True) < 1
+    assert rested(view(2 * GIB, runner(7))).look_seconds(511.2, glancing=False) > 0
+    assert rested(view(2 * GIB, runner(7))).look_seconds(511.2, glancing=True) == 0
+    at_work = replace(runner(7), cpu_seconds=1.2)
+    assert rested(view(3 * GIB, at_work)).look_seconds(511.2, glancing=True) == 0
+    assert rested(view(3 * GIB)).look_seconds(511.2, glancing=True) == 0

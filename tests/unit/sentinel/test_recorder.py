@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ollama_guard.core.model import Outcome, OutcomeKind
+from ollama_guard.core.pace import Glance
 from ollama_guard.core.policy import GIB, MIB, CapPolicy, Policy
 from ollama_guard.core.replay import Comparison
 from ollama_guard.core.state import Durable
@@ -205,3 +206,15 @@ def test_hands_that_want_no_more_get_no_more() -> None:
     count = len(hands.messages)
     think(mind, 3)
     assert len(hands.messages) == count
+
+
+def test_the_glances_of_a_rest_are_recorded_between_its_looks() -> None:
+    """Not before the header: there is nothing yet that they could be between."""
+    mind, hands = recorded(CALM)
+    mind.recorder.glanced(499.0, Glance.of(CALM))
+    think(mind)
+    mind.recorder.glanced(500.9, Glance.of(CALM))
+    think(mind)
+    glances = [record["glance"] for record in hands.records() if "glance" in record]
+    assert glances == [{"at": 500.9, "available_bytes": {"host": 3 * GIB}}]
+    assert (hands.replayed().first, hands.replayed().decisions) == (None, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ollama_guard.core.model import CONTAINER, DomainReading
 from ollama_guard.sentinel.sensors.cgtree import Place
@@ -186,6 +186,21 @@ class CgroupDomain:
 
     def read(self, now: float, host_capacity: int | None, host_available: int | None) -> DomainReading | None:
         """One reading, or None where nothing limits this server."""
+        reading = self.memory(now, host_capacity, host_available)
+        if reading is None or reading.reason:
+            return reading
+        psi = parse_psi((self._pressure.read() if self.place.pressure else None) or b"")
+        return replace(
+            reading,
+            psi_some_avg10=psi.some_avg10,
+            psi_full_avg10=psi.full_avg10,
+            oom_kills=keyed(self._events.read() or b"", b"oom_kill "),
+        )
+
+    def memory(
+        self, now: float, host_capacity: int | None, host_available: int | None
+    ) -> DomainReading | None:
+        """The part of a reading that a glance needs."""
         ceiling = NO_LIMIT if host_capacity is None else host_capacity
         readings = [level.read(now, ceiling) for level in self._levels]
         limited = [
@@ -204,14 +219,10 @@ class CgroupDomain:
         available = tightest.available_bytes or 0
         if host_available is not None:
             available = min(available, host_available)
-        psi = parse_psi((self._pressure.read() if self.place.pressure else None) or b"")
         return DomainReading(
             name=self.name,
             capacity_bytes=tightest.limit_bytes,
             available_bytes=available,
-            psi_some_avg10=psi.some_avg10,
-            psi_full_avg10=psi.full_avg10,
-            oom_kills=keyed(self._events.read() or b"", b"oom_kill "),
             refaults=self._levels[0].refaults if self._levels[0].refaults is not None else level.refaults,
             path=level.directory,
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ollama_guard.core.model import CONTAINER, DomainReading
 from ollama_guard.sentinel.sensors.cgroup import CgroupDomain
 from ollama_guard.sentinel.sensors.cgtree import CgroupTrees
+from ollama_guard.sentinel.sensors.host import HostMemory
 from ollama_guard.sentinel.sensors.psi import Trigger
 from ollama_guard.sentinel.sensors.watches import Watches
 
@@ -53,6 +54,15 @@ class Domains:
                 readings.append(reading)
             self._tend_trigger(tracked, now)
         return tuple(readings), names
+
+    def glance(self, host: HostMemory, now: float) -> dict[str, int | None]:
+        """Available bytes of each limited domain that was read last, by name; None = can't be read."""
+        available: dict[str, int | None] = {}
+        for tracked in self._tracked.values():
+            reading = tracked.domain.memory(now, host.capacity_bytes, host.available_bytes)
+            if reading is not None:
+                available.setdefault(reading.name, reading.available_bytes)
+        return available
 
     def path_of(self, text: bytes) -> str | None:
         """The memory cgroup's path in a /proc/PID/cgroup text that was read last, None if it has none."""

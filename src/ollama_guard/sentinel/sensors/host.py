@@ -90,13 +90,7 @@ class Host:
 
     def read(self) -> DomainReading:
         """One reading of the host as a domain; ``refaults`` counts file pages read back after eviction."""
-        data = self._meminfo.read()
-        arc = (self._arcstats.read() or b"") if self.has_arc else b""
-        memory = (
-            HostMemory(None, None, None, self._meminfo.reason)
-            if data is None
-            else parse_meminfo(data, parse_arcstats(arc))
-        )
+        memory = self.memory()
         psi = self.pressure()
         vmstat = self._vmstat.read() or b""
         refaults = keyed(vmstat, b"workingset_refault_file ")
@@ -111,6 +105,14 @@ class Host:
             refaults=keyed(vmstat, b"workingset_refault ") if refaults is None else refaults,
             swap_free_bytes=memory.swap_free_bytes,
         )
+
+    def memory(self) -> HostMemory:
+        """The part of a reading that a glance needs."""
+        data = self._meminfo.read()
+        arc = (self._arcstats.read() or b"") if self.has_arc else b""
+        if data is None:
+            return HostMemory(None, None, None, self._meminfo.reason)
+        return parse_meminfo(data, parse_arcstats(arc))
 
     def pressure(self) -> Psi:
         """The host's PSI; all None where the kernel has none."""

@@ -52,14 +52,20 @@ class Identity:
         self.catalogue_dirs: frozenset[str] = frozenset()
         self.children_readable = True
         self._served_at: float | None = None
+        self._blind: tuple[str, ...] = ()
 
-    def look(self, now: float) -> bool:
-        """The cheap look: True when a server or runner came, went, or was proven since the last."""
+    def look(self, now: float, *, thorough: bool = True) -> bool:
+        """The cheap look: True when a server or runner came, went, or was proven since the last.
+
+        Also when it can be told again, or no longer, who is who. One that is not ``thorough`` takes a server
+        whose children are the known ones for unchanged: that it ended would have woken us.
+        """
         changed = False
         for answer in self._witness.take(now):
             changed = self._hear(answer, now) or changed
         for server in list(self.servers.values()):
-            changed = self._tend(server, now) or changed
+            if thorough or not self._unchanged(server):
+                changed = self._tend(server, now) or changed
         for runner in list(self.runners.values()):
             changed = self._follow(runner, now) or changed
         changed = self._scan_on(now) or changed
@@ -68,7 +74,8 @@ class Identity:
                 self._witness.ask(runner.key, now)
         for key in self._candidates:
             self._witness.ask(key, now)
-        return changed
+        before, self._blind = self._blind, self.blind(now)
+        return changed or self._blind != before
 
     def reconfigure(self, policy: OllamaPolicy) -> None:
         """Take a new policy: servers that it doesn't mean are forgotten, others are looked for at once."""
@@ -163,6 +170,12 @@ class Identity:
         return True
 
     # --- what the process list says --------------------------------------------------------------
+
+    def _unchanged(self, server: Server) -> bool:
+        """Whether a server has just the children that it had, all of them runners that we know."""
+        if not server.pidfd.watching or server.offspring.read() != server.children:
+            return False
+        return not server.children or server.children <= {runner.pid for runner in self.runners.values()}
 
     def _tend(self, server: Server, now: float) -> bool:
         """Look after one server: its end, its cgroup, its newborn children."""

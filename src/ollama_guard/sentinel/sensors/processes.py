@@ -16,7 +16,9 @@ from ollama_guard.sentinel.sensors.files import KeptFile, keyed_kib, names_in, n
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 # Positions in /proc/PID/stat, counted from the field after the name (proc(5): state is field 3).
-_STATE, _PARENT, _MAJFLT, _UTIME, _STIME, _START = 0, 1, 9, 11, 12, 19
+_STATE, _PARENT, _FLAGS, _MAJFLT, _UTIME, _STIME, _START = 0, 1, 6, 9, 11, 12, 19
+# Among the flags of a process: PF_KTHREAD (include/linux/sched.h), which no program can set.
+_KERNEL_THREAD = 0x00200000
 
 # Threads of a server whose children are read: a Go server has 10 to 40.
 _THREADS_LIMIT = 256
@@ -38,6 +40,7 @@ class Stat:
     major_faults: int
     cpu_ticks: int
     start_ticks: int
+    kernel_thread: bool = False
 
     @property
     def born_at(self) -> float:
@@ -72,13 +75,14 @@ def parse_stat(data: bytes) -> Stat | None:
     fields = tail.split()
     if not (opened and closed) or len(fields) <= _START + 1 or len(fields[_STATE]) != 1:
         return None
-    wanted = (head, *(fields[i] for i in (_PARENT, _MAJFLT, _UTIME, _STIME, _START)))
+    wanted = (head, *(fields[i] for i in (_PARENT, _FLAGS, _MAJFLT, _UTIME, _STIME, _START)))
     numbers = [number(field) for field in wanted]
     if None in numbers:
         return None
-    pid, parent, faults, user, system, start = (value or 0 for value in numbers)
+    pid, parent, flags, faults, user, system, start = (value or 0 for value in numbers)
     name = comm.decode("utf-8", "backslashreplace")
-    return Stat(pid, name, fields[_STATE].decode("ascii", "replace"), parent, faults, user + system, start)
+    state, kernel = fields[_STATE].decode("ascii", "replace"), bool(flags & _KERNEL_THREAD)
+    return Stat(pid, name, state, parent, faults, user + system, start, kernel)
 
 
 def parse_status(data: bytes) -> Status:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ollama_guard.sentinel.sensors.processes import Stat, pids, read_stat
 
-# Processes looked at in one step: about 4 ms, so that a crowded host can't stretch a look.
+# Processes read in one step: about 4 ms, so that a crowded host can't stretch a look.
 STEP = 400
 
 
@@ -17,11 +17,16 @@ class Scan:
         self._proc = proc
         self._left: Iterator[int] | None = None
         self._due_at = float("-inf")
+        # PIDs of kernel threads, in this scan and in the one before it: most processes of a calm machine, and
+        # none ever becomes a program. Their PIDs are used again only after all others were.
+        self._kernel: set[int] = set()
+        self._kernel_before: set[int] = set()
         self.finished = False
 
     def start_over(self) -> None:
         """Begin anew at the next step: what was passed already may be another process now."""
         self._left = None
+        self._kernel.clear()
         self._due_at = float("-inf")
 
     def hasten(self, at: float) -> None:
@@ -35,15 +40,23 @@ class Scan:
             if now < self._due_at:
                 return []
             self._left = pids(self._proc)
+            self._kernel_before, self._kernel = self._kernel, set()
             self._due_at = now + wait_seconds
         found: list[Stat] = []
-        for _ in range(STEP):
+        read = 0
+        while read < STEP:
             pid = next(self._left, None)
             if pid is None:
                 self._left = None
                 self.finished = True
                 break
+            if pid in self._kernel_before:
+                self._kernel.add(pid)
+                continue
+            read += 1
             stat = read_stat(self._proc, pid) if pid not in known else None
-            if stat is not None and not stat.dead:
+            if stat is not None and stat.kernel_thread:
+                self._kernel.add(pid)
+            elif stat is not None and not stat.dead:
                 found.append(stat)
         return found

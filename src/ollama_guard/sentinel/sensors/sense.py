@@ -16,12 +16,13 @@ from ollama_guard.core.model import (
     ServerReading,
     Snapshot,
 )
+from ollama_guard.core.pace import Glance
 from ollama_guard.core.policy import Policy
 from ollama_guard.sentinel.sensors.domains import Domains
 from ollama_guard.sentinel.sensors.files import slurp
 from ollama_guard.sentinel.sensors.host import Host
 from ollama_guard.sentinel.sensors.identity import SCAN_LOST_SECONDS, Identity
-from ollama_guard.sentinel.sensors.processes import CLOCK_TICKS
+from ollama_guard.sentinel.sensors.processes import CLOCK_TICKS, Stat
 from ollama_guard.sentinel.sensors.psi import Psi, Trigger
 from ollama_guard.sentinel.sensors.tracked import Runner
 from ollama_guard.sentinel.sensors.watches import OpenPidfd, Watches
@@ -78,7 +79,14 @@ class Sensors:
     def births(self, now: float) -> bool:
         """The cheap look: True when a server or runner came, went, or was proven since the last look."""
         self._now = now
-        return self._identity.look(now)
+        return self._identity.look(now, thorough=False)
+
+    def glance(self, now: float) -> Glance:
+        """The few numbers that could end a rest."""
+        host = self._host.memory()
+        available = {HOST: host.available_bytes, **self._domains.glance(host, now)}
+        runners = self._identity.runners.items()
+        return Glance(available, {key: _cpu_seconds(runner.process.stat()) for key, runner in runners})
 
     def sense(
         self,
@@ -92,7 +100,8 @@ class Sensors:
     ) -> Snapshot:
         """One full reading at ``now`` (CLOCK_BOOTTIME seconds); what `hands` know is passed through."""
         self._identity.catalogue_dirs = frozenset(entry.models_dir for entry in catalogue if entry.models_dir)
-        self.births(now)
+        self._now = now
+        self._identity.look(now)
         self._tend_trigger(now)
         host = self._host.read()
         memberships = [server.membership for server in self._identity.servers.values()]
@@ -189,6 +198,10 @@ def _unread(runner: Runner) -> str:
     return f"child of ollama serve {runner.server.pid}, its command line is not read yet"
 
 
+def _cpu_seconds(stat: Stat | None) -> float | None:
+    return None if stat is None else stat.cpu_ticks / CLOCK_TICKS
+
+
 def _runner_reading(runner: Runner, names: Mapping[bytes, str]) -> RunnerReading | None:
     """One runner now; None once it is gone. The stat that is read last vouches for the status."""
     status = runner.process.status()
@@ -213,7 +226,7 @@ def _runner_reading(runner: Runner, names: Mapping[bytes, str]) -> RunnerReading
         shmem_bytes=status.shmem_bytes,
         file_bytes=status.file_bytes,
         swap_bytes=status.swap_bytes,
-        cpu_seconds=stat.cpu_ticks / CLOCK_TICKS,
+        cpu_seconds=_cpu_seconds(stat),
         major_faults=stat.major_faults,
         process_state=stat.state,
         domains=(HOST,) if container is None else (HOST, container),

@@ -76,6 +76,11 @@ class Pidfd:
         if self._fd >= 0:
             watches.add(self._fd, self._on_exit)
 
+    @property
+    def watching(self) -> bool:
+        """Whether the end of the process will wake the loop."""
+        return self._fd >= 0
+
     def close(self) -> None:
         """Stop watching."""
         if self._fd >= 0:
