@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_guard.core.codec import to_plain
+from ollama_guard.core.codec import from_plain, to_plain
 from ollama_guard.errors import OllamaError
 from ollama_guard.hands.adapters.ollama import answers, http
 
@@ -25,13 +26,14 @@ HEX = "8f5e8fdf611cdf802e28bc82e65705ddb79c526a7afefb7ebda4064865bf572f"
 PS_ENTRY: dict[str, Any] = RECORDED["ps"]["models"][0] | {"context_length": 4096}
 """A loaded model, with the field that later versions added."""
 DIGEST: str = PS_ENTRY["digest"]
-PARSERS: list[Callable[[Any], object]] = [
-    answers.version_of,
-    answers.tags_of,
-    lambda answer: answers.loaded_of(answer, {}, {}, 0.0),
-    answers.shown_of,
-    answers.done_reason_of,
-]
+PARSERS: dict[str, Callable[[Any], object]] = {
+    "version": answers.version_of,
+    "tags": answers.tags_of,
+    "ps": lambda answer: answers.loaded_of(answer, {}, {}, 0.0),
+    "show": answers.shown_of,
+    "unload": answers.done_reason_of,
+}
+"""Each by the name of the recorded answer that it is for."""
 KEYS = st.sampled_from(
     ["models", "name", "model", "digest", "size", "size_vram", "expires_at", "modelfile", "model_info",
      "version", "context_length", "general.architecture", "x.block_count", "x.attention.head_count"]
@@ -47,22 +49,22 @@ JSON = st.recursive(
 )
 
 
-@pytest.mark.parametrize("parser", range(len(PARSERS)))
+@pytest.mark.parametrize("parser", PARSERS)
 @given(answer=JSON)
-def test_no_answer_at_all_raises_anything_but_an_ollama_error(parser: int, answer: Any) -> None:
+def test_no_answer_at_all_raises_anything_but_an_ollama_error(parser: str, answer: Any) -> None:
     with contextlib.suppress(OllamaError):
-        json.dumps(to_plain(PARSERS[parser](answer)), allow_nan=False)
+        assert_well_typed(PARSERS[parser](answer))
 
 
-@pytest.mark.parametrize("parser", range(len(PARSERS)))
-@given(data=st.data(), name=st.sampled_from(sorted(RECORDED)), odd=JSON)
+@pytest.mark.parametrize("parser", PARSERS)
+@given(data=st.data(), odd=JSON)
 def test_a_recorded_answer_with_any_one_value_replaced_raises_nothing_but_an_ollama_error(
-    parser: int, data: st.DataObject, name: str, odd: Any
+    parser: str, data: st.DataObject, odd: Any
 ) -> None:
-    places = list(_places(RECORDED[name]))
-    broken = _replaced(RECORDED[name], data.draw(st.sampled_from(places)), odd)
+    recorded = RECORDED[parser]
+    broken = _replaced(recorded, data.draw(st.sampled_from(list(_places(recorded)))), odd)
     with contextlib.suppress(OllamaError):
-        json.dumps(to_plain(PARSERS[parser](broken)), allow_nan=False)
+        assert_well_typed(PARSERS[parser](broken))
 
 
 @given(
@@ -203,6 +205,18 @@ def test_no_models_may_be_said_as_null() -> None:
 )
 def test_the_dialect_follows_the_version(version: str, *, old: bool) -> None:
     assert answers.is_old_dialect(version) is old
+
+
+def assert_well_typed(value: object) -> None:
+    """Every field is of the type that it is declared with, and goes over the wire and back."""
+    if isinstance(value, tuple | frozenset):
+        for part in value:
+            assert_well_typed(part)
+    elif is_dataclass(value):
+        sent = json.dumps(to_plain(value), allow_nan=False)
+        assert from_plain(type(value), json.loads(sent)) == value
+    else:
+        assert value is None or isinstance(value, str)
 
 
 def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -50,6 +50,13 @@ def test_an_absurd_swap_is_unknown_and_spoils_nothing_beside_it() -> None:
     assert (memory.swap_free_bytes, memory.reason) == (None, "")
 
 
+@pytest.mark.parametrize("swap", [b"SwapTotal: 0 kB\nSwapFree: 256 kB\n", b"SwapFree: 256 kB\n"])
+def test_more_free_swap_than_swap_is_unknown(swap: bytes) -> None:
+    """The same race of lxcfs with swap: not near 2**64, and absurd all the same."""
+    memory = parse_meminfo(b"MemTotal: 100 kB\nMemAvailable: 50 kB\n" + swap)
+    assert (memory.available_bytes, memory.swap_free_bytes, memory.reason) == (50 * 1024, None, "")
+
+
 def test_a_small_hosts_own_memory_and_pressure_are_read_and_known_for_a_stand_in() -> None:
     memory = parse_meminfo(corpus("bed4/meminfo-with-u.txt"))
     assert (memory.capacity_bytes, memory.available_bytes) == (GIB, 141460 * 1024)
