@@ -18,7 +18,10 @@ HOLD_CHANGED_SECONDS = 5.0
 
 
 def events(before: State, after: State, decision: Decision, snapshot: Snapshot) -> tuple[Event, ...]:
-    """What happened between the end of the last tick (``before``) and the end of this one."""
+    """What happened between the end of the last tick (``before``) and the end of this one.
+
+    In the order of cause and effect: what was seen, what was decided on it, what follows from that.
+    """
     snapshot = sane.snapshot_of(snapshot, after.last_tick_at)
     told = [
         *_stall(after),
@@ -32,8 +35,8 @@ def events(before: State, after: State, decision: Decision, snapshot: Snapshot) 
             if (action, outcome) not in before.finished
         ),
         *_convictions(before, after),
-        *_cap(before, after),
         *_decision(before, decision),
+        *_cap(before, after),
     ]
     return tuple(told)
 
@@ -159,9 +162,12 @@ def _convictions(before: State, after: State) -> list[Event]:
 def _cap(before: State, after: State) -> list[Event]:
     if before.soft_cap == after.soft_cap:
         return []
-    shown = "no bound" if after.soft_cap is None else str(after.soft_cap)
-    was = "no bound" if before.soft_cap is None else str(before.soft_cap)
-    text = f"soft cap {was} -> {shown} models"
+    if after.soft_cap is None:
+        text = f"as many models as fit may stay loaded again (before: at most {before.soft_cap})"
+    else:
+        stay = "model stays" if after.soft_cap == 1 else "models stay"
+        was = "no bound" if before.soft_cap is None else str(before.soft_cap)
+        text = f"at most {after.soft_cap} {stay} loaded (before: {was})"
     return [Event("cap.changed", text, Priority.NOTICE, {"soft": after.soft_cap, "from": before.soft_cap})]
 
 
