@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ollama_guard.cli.replayed import notes
 from ollama_guard.core.policy import MIB
+from ollama_guard.core.replay import Comparison
 from unit.core.flight import Flight
 
 MAIN = "from ollama_guard.cli import main; main()"
@@ -155,7 +158,7 @@ def test_a_broken_line_in_the_middle_is_one_sentence(trace: Path, lines: list[st
     trace.write_text("".join([*lines[:9], "#!garbage\n", *lines[10:]]))
     told = sentence(replay(trace))
     assert "line 10 is broken" in told
-    assert "decisions before that were replayed" in told
+    assert re.search(r"\(after \d+ decisions\)$", told)
 
 
 def test_places_without_a_trace_are_one_sentence(tmp_path: Path) -> None:
@@ -203,3 +206,12 @@ def test_a_terminal_is_shown_the_progress_and_left_clean(trace: Path, lines: lis
     os.close(ours)
     assert b" % replayed" in shown
     assert shown.endswith(b"\r\x1b[K")
+
+
+def test_what_the_record_lacks_is_said_in_one_sentence() -> None:
+    seen = Comparison()
+    seen.gaps, seen.lost, seen.cut_off = 1, 1, {"a.jsonl": 1}
+    assert notes(seen) == [
+        "a.jsonl: its last line is cut off (1 byte) and was left out",
+        "1 gap of at least 1 record in all; what is there was replayed",
+    ]

@@ -71,6 +71,7 @@ def replay(
 def _compare(seen: Comparison, sources: list[Source], *, to_the_end: bool) -> None:
     """Replay the sources, to their end or to the first decision that differs."""
     from ollama_guard.core.trace import TraceError
+    from ollama_guard.core.units import count_text
 
     progress = Progress(sum(source.size for source in sources))
     for source in sources:
@@ -82,7 +83,7 @@ def _compare(seen: Comparison, sources: list[Source], *, to_the_end: bool) -> No
         except OSError as problem:
             raise GuardError(f"{source.name} can't be read: {problem.strerror}") from None
         except TraceError as problem:
-            before = f" ({seen.decisions} decisions before that were replayed)" if seen.decisions else ""
+            before = f" (after {count_text(seen.decisions, 'decision')})" if seen.decisions else ""
             raise GuardError(f"{source.name}: {problem}{before}") from None
         finally:
             progress.clear()

@@ -11,7 +11,7 @@ from ollama_guard.core.codec import to_plain
 from ollama_guard.core.events import one_line
 from ollama_guard.core.model import Decision, Rung
 from ollama_guard.core.replay import Comparison, Span
-from ollama_guard.core.units import seconds_text
+from ollama_guard.core.units import count_text, seconds_text
 
 COLUMN = 34  # characters: level, rung and a model's name
 
@@ -55,22 +55,22 @@ def as_document(seen: Comparison, new: Path | None) -> dict[str, Any]:
 def notes(seen: Comparison) -> list[str]:
     """What is to be said about the traces themselves."""
     said = [
-        f"{name}: its last line is cut off ({count} bytes) and was left out"
+        f"{name}: its last line is cut off ({count_text(count, 'byte')}) and was left out"
         for name, count in seen.cut_off.items()
     ]
     if seen.gaps:
-        lost = _count(seen.lost, "record")
-        said.append(f"{_count(seen.gaps, 'gap')}: at least {lost} are missing; what is there was replayed")
+        gaps, lost = count_text(seen.gaps, "gap"), count_text(seen.lost, "record")
+        said.append(f"{gaps} of at least {lost} in all; what is there was replayed")
     return said
 
 
 def _verdict(seen: Comparison) -> list[str]:
     first = seen.first
     if first is None:
-        return [f"{_count(seen.decisions, 'decision')} replayed, all the same"]
+        return [f"{count_text(seen.decisions, 'decision')} replayed, all the same"]
     where = f"{one_line(seen.first_in)}, line {first.line}, {_when(first.wall)}"
     lines = [
-        f"{_count(seen.decisions - 1, 'decision')} replayed the same, then one that differs: {where}",
+        f"{count_text(seen.decisions - 1, 'decision')} replayed the same, then one that differs: {where}",
         f"  recorded  {_told(first.recorded)}",
         f"  replayed  {_told(first.replayed)}",
     ]
@@ -93,7 +93,7 @@ def _row(span: Span) -> str:
 
 
 def _summary(seen: Comparison, new: str) -> list[str]:
-    head = f"{_count(seen.decisions, 'decision')} replayed with {new}: "
+    head = f"{count_text(seen.decisions, 'decision')} replayed with {new}: "
     if not seen.unlike:
         return [f"{head}level and actions would have been the same"]
     head += f"{seen.unlike} would have come to another level or action"
@@ -125,7 +125,3 @@ def _when(wall: float) -> str:
         return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):
         return "at no known time"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ollama_guard.core.model import HOST, Action, ActionKind, DomainReading, Level, Outcome, OutcomeKind
 from ollama_guard.core.scene import Scene
-from ollama_guard.core.units import seconds_text
+from ollama_guard.core.units import count_text, seconds_text
 
 HOUR_SECONDS = 3600.0
 # The pause after the first fruitless kill (seconds); it doubles with each further one in the hour.
@@ -25,7 +25,7 @@ def refusal(scene: Scene, reading: DomainReading) -> str:
     if not recent:
         return ""
     if len(recent) >= scene.policy.kills_per_hour:
-        return f"{len(recent)} kills in the last hour freed nothing, which is the budget"
+        return f"{count_text(len(recent), 'kill')} in the last hour freed nothing, which is the budget"
     pause = min(FIRST_PAUSE_SECONDS * 2 ** min(len(recent) - 1, 20), HOUR_SECONDS)
     left = pause - (scene.now - recent[-1])
     return f"the last kill freed nothing, the next may come in {seconds_text(left)}" if left > 0 else ""

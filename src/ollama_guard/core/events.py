@@ -84,7 +84,7 @@ def as_line(event: Event, wall: float) -> str:
     stamp = _when(wall).strftime("%H:%M:%SZ")
     mark = "!" if event.priority <= Priority.WARNING else " "
     repeated = event.fields.get("repeated")
-    again = "" if repeated is None else f"  ({_text(repeated)} more like this were left out)"
+    again = "" if repeated is None else f"  ({_text(repeated)} more like this left out)"
     return f"{stamp} {mark}{event.name:<18} {one_line(event.message)}{again}"
 
 

@@ -35,9 +35,8 @@ def choose(scene: Scene) -> Draft:
     doomed = condemned.at_birth(scene)
     if doomed:
         names = ", ".join(runner.title for runner in doomed)
-        return Draft(
-            Rung.ABORT_LOAD, f"{names} is condemned: killed at birth", ActionKind.KILL, tuple(doomed), "host"
-        )
+        reason = f"{names} {'is' if len(doomed) == 1 else 'are'} condemned: killed at birth"
+        return Draft(Rung.ABORT_LOAD, reason, ActionKind.KILL, tuple(doomed), "host")
     verdict = loads.judge(scene)
     if verdict is not None:
         return Draft(verdict.rung, verdict.reason, verdict.kind, verdict.targets, verdict.domain)

@@ -12,6 +12,11 @@ def bytes_text(count: float) -> str:
     return f"{count / MIB:.0f} MiB"
 
 
+def count_text(number: int, what: str) -> str:
+    """``1 model``, ``0 models``, ``3 models``; for words whose plural is one more ``s``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def rate_text(per_day: float) -> str:
     """``3 times a day``, ``once a week``, ``less than once a week``."""
     for count, unit in ((per_day, "day"), (per_day * 7, "week")):

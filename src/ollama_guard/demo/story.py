@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ollama_guard.core.model import Level
 from ollama_guard.core.policy import MIB
+from ollama_guard.core.units import count_text
 from ollama_guard.demo.show import Show
 from ollama_guard.demo.stage import CHAT, CODER, GIANT
 from ollama_guard.errors import GuardError
@@ -34,7 +35,9 @@ def tell(show: Show) -> None:
     _giant(show)
     _room_again(show, unloaded)
     if show.chat.cut:
-        raise GuardError(f"{show.chat.cut} answers of {CHAT} were cut, which the guard should have spared")
+        raise GuardError(
+            f"{CHAT} lost {count_text(show.chat.cut, 'answer')}, which the guard should have spared"
+        )
 
 
 def tell_without(show: Show) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ollama_guard.core.events import one_line
+from ollama_guard.core.units import count_text
 from ollama_guard.settings.lines import KeyPath, key_lines, line_of
 from ollama_guard.settings.schema import File
 
@@ -29,7 +30,7 @@ def sentences(error: ValidationError, data: Mapping[str, Any], text: str, origin
     placed = sorted(((line_of(lines, _path(e)) or 0, e) for e in found), key=lambda pair: pair[0])
     told = [_sentence(detail, data, line, origin) for line, detail in placed[:MOST_PROBLEMS]]
     if len(placed) > MOST_PROBLEMS:
-        told.append(f"{origin}: and {len(placed) - MOST_PROBLEMS} more problems")
+        told.append(f"{origin}: and {count_text(len(placed) - MOST_PROBLEMS, 'more problem')}")
     return told
 
 

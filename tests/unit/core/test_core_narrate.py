@@ -10,6 +10,7 @@ from ollama_guard.core.decide import decide
 from ollama_guard.core.events import Event
 from ollama_guard.core.narrate import events
 from ollama_guard.core.policy import MIB
+from ollama_guard.core.units import count_text
 from ollama_guard.testing.scenario import World
 
 
@@ -56,3 +57,7 @@ def test_a_change_of_the_cap_is_one_sentence_that_needs_no_glossary(
     told = events(replace(quiet, soft_cap=before), replace(state, soft_cap=after), decision, snapshot)
     assert [(event.name, event.message) for event in told] == [("cap.changed", said)]
     assert told[0].fields == {"soft": after, "from": before}
+
+
+def test_one_of_a_thing_is_not_told_as_many() -> None:
+    assert [count_text(n, "model") for n in (0, 1, 2)] == ["0 models", "1 model", "2 models"]

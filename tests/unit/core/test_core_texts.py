@@ -69,7 +69,7 @@ def test_a_field_can_not_pretend_to_be_another_one() -> None:
 
 def test_a_line_tells_how_often_it_was_left_out() -> None:
     event = Event("decision.made", "unload a", fields={"rung": "unload_idle", "repeated": 12})
-    assert as_line(event, 0.0) == "00:00:00Z  decision.made      unload a  (12 more like this were left out)"
+    assert as_line(event, 0.0) == "00:00:00Z  decision.made      unload a  (12 more like this left out)"
 
 
 def test_an_hour_or_a_week_is_said_in_its_own_unit() -> None:
