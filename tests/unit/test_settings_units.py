@@ -109,11 +109,14 @@ def test_what_is_printed_is_what_a_person_would_write() -> None:
         "0B",
         "1000B",
     ]
-    assert [format_duration(s) for s in (60.0, 600.0, 0.5, 86400.0, 90.0)] == [
+    assert [format_duration(s) for s in (60.0, 600.0, 0.5, 3600.0, 5400.0, 86400.0, 172800.0, 90.0)] == [
         "60s",
         "10min",
         "500ms",
+        "1h",
+        "90min",
         "24h",
+        "2d",
         "90s",
     ]
     assert [format_ratio(r) for r in (0.2, 0.03, 0.125)] == ["20%", "3%", "12.5%"]

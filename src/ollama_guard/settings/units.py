@@ -30,7 +30,8 @@ _DURATIONS = {
     "d": Decimal(86400),
 }  # fmt: skip
 _PRINTED_SIZES = (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
-_PRINTED_DURATIONS = (("d", 86400), ("h", 3600), ("min", 60))
+# Each from so many of it on: "60s" and "24h" are what people write, and "1h".
+_PRINTED_DURATIONS = (("d", 86400, 2), ("h", 3600, 1), ("min", 60, 2))
 
 LARGEST_BYTES = 2**50  # bytes (1 PiB): a thousand times the largest machine that runs Ollama
 LONGEST_SECONDS = 366 * 86400  # seconds (a year): nothing here waits longer, and a typo may not
@@ -111,9 +112,9 @@ def format_bytes(count: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """``60.0`` as ``"60s"``, ``600.0`` as ``"10min"``: minutes and above only from two of them on."""
-    for name, unit in _PRINTED_DURATIONS:
-        if seconds >= 2 * unit and seconds % unit == 0:
+    """``60.0`` as ``"60s"``, ``600.0`` as ``"10min"``, ``3600.0`` as ``"1h"``, ``86400.0`` as ``"24h"``."""
+    for name, unit, least in _PRINTED_DURATIONS:
+        if seconds >= least * unit and seconds % unit == 0:
             return f"{int(seconds) // unit}{name}"
     if 0 < seconds < 1:
         return f"{_plain(Decimal(repr(seconds)) * 1000)}ms"
