@@ -418,6 +418,7 @@ def test_status_without_a_daemon_says_so_and_looks_once(guard: Guard, dead_ollam
     result = guard("status", "--config", dead_ollama)
     assert result.returncode == 0
     assert "no guard is running" in result.stderr
+    assert "`systemctl start ollama-guard`, or in the foreground with `ollama-guard run`" in result.stderr
     assert result.stdout.startswith("level      ")
 
 

@@ -87,7 +87,8 @@ def _unreachable(socket: Path, error: BaseException) -> ServiceUnavailable:
         )
     if code in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
         return NotRunning(
-            f"no guard is running (nobody listens on {socket}); start it with `systemctl start ollama-guard`"
+            f"no guard is running (nobody listens on {socket}); start it with "
+            "`systemctl start ollama-guard`, or in the foreground with `ollama-guard run`"
         )
     return ServiceUnavailable(f"the guard behind {socket} can't be asked: {error}")
 
