@@ -11,7 +11,7 @@ from ollama_guard import __version__
 from ollama_guard.core.events import Event, Value
 from ollama_guard.core.model import Snapshot
 from ollama_guard.core.status import view
-from ollama_guard.core.units import bytes_text
+from ollama_guard.core.units import bytes_text, count_text
 from ollama_guard.sentinel import clock
 from ollama_guard.sentinel.outfit import Outfit
 from ollama_guard.sentinel.supervise import Hands
@@ -75,13 +75,15 @@ class Reporting:
             "in_flight": len(state.in_flight),
             "hands": self._hands.reason or "alive",
         }
-        size = "size unknown" if guard["pss_bytes"] is None else f"{bytes_text(guard['pss_bytes'])} PSS"
-        own = f"guard: {size}, {guard['cpu_seconds']:.1f} s of CPU, {guard['dropped']} lines dropped"
-        text = f"{self._line(snapshot) if snapshot else 'no tick yet'}; {own}; hands: {fields['hands']}"
+        size = "an unknown size" if guard["pss_bytes"] is None else bytes_text(guard["pss_bytes"])
+        lost = f"{count_text(guard['dropped'], 'message')} lost"
+        own = f"the guard itself: {size}, {guard['cpu_seconds']:.1f} s of CPU time so far, {lost}"
+        seen = self._line(snapshot) if snapshot else "no tick yet"
+        text = f"{seen}; {own}; {self._hands.reason or 'hands are alive'}"
         return Event("guard.reported", text, fields=fields)
 
     def _line(self, snapshot: Snapshot) -> str:
-        """``ok; host 3.1 GiB of 4.0 GiB available; 2 runners, 1.4 GiB``."""
+        """``level ok; host 3.1 GiB of 4.0 GiB available; 2 models in memory, 1.4 GiB``."""
         state = self._outfit.mind.state
         domains = ", ".join(
             f"{d.name} {bytes_text(d.available_bytes)} of {bytes_text(d.capacity_bytes or 0)} available"
@@ -89,10 +91,13 @@ class Reporting:
             if d.available_bytes is not None
         )
         held = sum(runner.resident_bytes for runner in snapshot.runners)
-        runners = f"{len(snapshot.runners)} runners, {bytes_text(held)}"
+        count = len(snapshot.runners)
+        models = (
+            f"{count_text(count, 'model')} in memory, {bytes_text(held)}" if count else "no model in memory"
+        )
         servers = "" if snapshot.servers else "; no Ollama server found"
         wrong = "".join(f"; {c.condition}: {c.reason}" for c in state.conditions)
-        return f"{state.level.word}; {domains or 'memory unknown'}; {runners}{servers}{wrong}"
+        return f"level {state.level.word}; {domains or 'memory unknown'}; {models}{servers}{wrong}"
 
     def _guard(self, now: float) -> dict[str, Any]:
         if self._pss_at is None or now - self._pss_at >= _PSS_SECONDS:

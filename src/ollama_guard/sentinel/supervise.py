@@ -72,7 +72,7 @@ class Hands:
         self._closed_at: float | None = None
         self.pss_bytes: int | None = None
         self._dropped_before = 0
-        self.reason = "not started yet"
+        self.reason = "hands are not started yet"
 
     @property
     def alive(self) -> bool:
@@ -197,7 +197,7 @@ class Hands:
     def _kill(self, why: str, now: float) -> None:
         if self._child is not None and not self._killed_because:
             self._killed_because, self._killed_at = why, now
-            self.reason = why
+            self.reason = f"hands are being killed ({why})"
             self._child.signal(signal.SIGKILL)
 
     def _bury(self, now: float) -> str:
