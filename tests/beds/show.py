@@ -149,10 +149,14 @@ class Show:
         return sorted((self.home / ".local" / "state" / "ollama-guard" / "demo").glob("trace-*.jsonl"))
 
     def replay(self) -> str:
-        """What `replay` says of the kept trace.
+        """What the command says that stands under the show, pasted into a shell.
 
         Raises:
             CalledProcessError: it did not decide the same again, or can't be read.
         """
-        argv = [str(PROGRAM), "replay", *map(str, self.traces())]
-        return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+        command = self.text.rstrip().splitlines()[-1]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home)}
+        ran = subprocess.run(
+            ["sh", "-c", command], env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        return ran.stdout

@@ -1,3 +1,4 @@
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from ollama_guard.demo import trace
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A guard's state directory; what is kept goes below ``tmp_path / "home"``."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("sys.argv", ["-c"])
     (tmp_path / "state" / "traces").mkdir(parents=True)
     return tmp_path / "state"
 
@@ -17,8 +19,46 @@ def test_a_trace_is_kept_and_the_sentence_says_where(state: Path, tmp_path: Path
     (state / "traces" / "a.jsonl").write_text("{}\n")
     said = trace.keep(state)
     kept = tmp_path / "home" / "ollama-guard" / "demo" / "a.jsonl"
-    assert said == f"Every decision can be replayed: ollama-guard replay {kept}"
+    assert said == f"Every decision can be replayed:\n  ollama-guard replay {kept}"
     assert kept.read_text() == "{}\n"
+
+
+@pytest.mark.parametrize(
+    ("started", "folder", "path", "shown"),
+    [
+        (".venv/bin/ollama-guard", "", "/usr/bin", ".venv/bin/ollama-guard"),
+        ("bin/ollama-guard", ".venv", "/usr/bin", "bin/ollama-guard"),
+        ("ollama-guard", ".venv/bin", "/usr/bin", "./ollama-guard"),
+        ("{here}/.venv/bin/ollama-guard", "", "/usr/bin", "~/.venv/bin/ollama-guard"),
+        ("{here}/.venv/bin/ollama-guard", "", "{here}/.venv/bin", "ollama-guard"),
+        ("-c", "", "/usr/bin", "ollama-guard"),
+    ],
+    ids=["relative", "from elsewhere", "beside it", "below the home", "by its name", "a module"],
+)
+def test_the_command_can_be_pasted_where_the_show_was_started(
+    started: str,
+    folder: str,
+    path: str,
+    shown: str,
+    state: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = tmp_path / ".venv" / "bin" / "ollama-guard"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    program.chmod(0o755)
+    (state / "traces" / "a.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path / folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "a state"))
+    monkeypatch.setenv("PATH", f"{path.format(here=tmp_path)}:/bin")
+    monkeypatch.setattr("sys.argv", [started.format(here=tmp_path), "demo"])
+    command = trace.keep(state).splitlines()[1].strip()
+    assert command == f"{shown} replay ~/'a state/ollama-guard/demo/a.jsonl'"
+    if started != "-c":
+        ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+        assert ran.stdout.splitlines() == ["replay", str(tmp_path / "a state/ollama-guard/demo/a.jsonl")]
 
 
 def test_only_the_last_show_s_trace_is_kept(state: Path, tmp_path: Path) -> None:
