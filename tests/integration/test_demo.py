@@ -32,7 +32,9 @@ def test_the_show_tells_the_whole_story_into_a_pipe_and_leaves_nothing_behind() 
         assert time.monotonic() - began <= 90
         in_order(
             show.text,
+            r"chapter +The stage is set: A small machine",
             r"chapter +Calm",
+            r"memory +\d+ MiB left, ok; chat:1b idle \d+ MiB, coder:3b idle \d+ MiB\n",
             r"chapter +A chat",
             r"chapter +A neighbour",
             r"decision\.made +host has .*: unload coder:3b \(idle",
@@ -47,7 +49,7 @@ def test_the_show_tells_the_whole_story_into_a_pipe_and_leaves_nothing_behind() 
             r"coder:3b came back when it was asked for",
             r"With the guard at least \d+ MiB of .* stayed available",
             r"Without it this machine would have been out of memory at 00:\d\d",
-            r"Every decision can be replayed: ollama-guard replay .*\.jsonl",
+            r"Every decision can be replayed:\n  \S+ replay ~/\S+\.jsonl",
         )
         assert "\x1b" not in show.text, "no escape sequences in a pipe"
         assert "the same" in show.replay()

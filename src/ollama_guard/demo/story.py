@@ -28,6 +28,7 @@ def tell(show: Show) -> None:
         GuardError: something did not come about as it should.
     """
     show.chapters = 5
+    _load(show)
     _calm(show)
     _chat(show)
     _neighbour(show)
@@ -43,6 +44,7 @@ def tell(show: Show) -> None:
 def tell_without(show: Show) -> None:
     """The same without the guard, up to the moment when memory is gone."""
     show.chapters = 3
+    _load(show)
     _calm(show)
     _chat(show)
     _neighbour(show)
@@ -54,21 +56,27 @@ def tell_without(show: Show) -> None:
     show.watch(4)
 
 
-def _calm(show: Show) -> None:
-    show.open_chapter(1, "Calm", "A small machine. Ollama loads two models, and there is room to spare.")
+def _load(show: Show) -> None:
+    """Both models answer once; the guard takes a while to prove that one does nothing any more."""
+    show.say("A small machine, on which Ollama loads two models.")
     for model in (CHAT, CODER):
         question = show.stage.fake.stream(model, 8)
         show.until(lambda asked=question: not asked.running, PATIENCE_SECONDS, f"an answer of {model}")  # type: ignore[misc]
         if not question.finished:
             raise GuardError(f"{model} did not answer: {question.error or question.failure}")
-    show.watch(2)
+    if show.stage.guard is not None:
+        both = (CHAT, CODER)
+        show.until(lambda: all(show.model_state(m) == "idle" for m in both), PATIENCE_SECONDS, "both idle")
+
+
+def _calm(show: Show) -> None:
+    show.open_chapter(1, "Calm", "Both models have answered and are idle, and there is room to spare.")
+    show.watch(3.5)
 
 
 def _chat(show: Show) -> None:
-    show.open_chapter(2, "A chat", f"Somebody chats with {CHAT}. {CODER} has answered and is idle now.")
+    show.open_chapter(2, "A chat", f"Somebody chats with {CHAT}. {CODER} stays idle.")
     show.chat.begin()
-    if show.stage.guard is not None:
-        show.until(lambda: show.model_state(CODER) == "idle", PATIENCE_SECONDS, f"{CODER} being idle")
     show.watch(4)
 
 
