@@ -28,7 +28,7 @@ SOAK_TIMEOUT_SECONDS := 1800
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: $(VENV)/.runnable ## the guard at work on a fake Ollama: a minute, no root, no Ollama, nothing left behind
+demo: $(VENV)/.runnable ## the guard at work on a fake Ollama: a minute, no root, no Ollama, nothing left behind but its trace
 	@$(BIN)/ollama-guard demo
 
 test: setup ## every tier that can run here, the live ones three times; says which can't and why
@@ -86,23 +86,26 @@ $(VENV)/.python: | Makefile
 	    echo "installing python3-venv"; apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv; \
 	  else echo "$(PYTHON) can't make virtual environments. As root: apt-get install python3-venv"; exit 1; fi; fi
-	$(PYTHON) -m venv $(VENV)
+	@echo "making $(VENV), once: a few seconds"
+	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 # sdnotify comes as source only: what builds it must be there first, hence a lock of its own. What runs comes
 # before what tests, so that `make demo` on a fresh machine takes half the time of `make setup`.
 $(VENV)/.runtime: requirements/build.lock requirements/runtime.lock | $(VENV)/.python
-	@echo "setting up $(VENV), once: half a minute"
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/build.lock
-	$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r requirements/runtime.lock
+	@echo "installing what the guard needs into $(VENV), once: about 10 seconds"
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/build.lock
+	@$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r requirements/runtime.lock
 	@touch $@
 
 $(VENV)/.runnable: pyproject.toml $(VENV)/.runtime
-	$(BIN)/python -m pip install --quiet --no-deps --no-index --no-build-isolation --editable .
+	@echo "installing the guard itself: a few seconds"
+	@$(BIN)/python -m pip install --quiet --no-deps --no-index --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.locked: requirements/dev.lock $(VENV)/.runtime
-	$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r requirements/dev.lock
+	@echo "installing what tests and checks need, once: about 20 seconds"
+	@$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r requirements/dev.lock
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.runnable $(VENV)/.locked

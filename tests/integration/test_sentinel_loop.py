@@ -175,7 +175,9 @@ def test_it_says_who_starts_and_what_it_may_do_and_is_ready_within_a_second(guar
         "journal",
         "memory",
     } <= subjects
-    assert any(line.startswith("STATUS=ok; host 3.0 GiB of 4.0 GiB available") for line in guard.listen())
+    assert any(
+        line.startswith("STATUS=level ok; host 3.0 GiB of 4.0 GiB available") for line in guard.listen()
+    )
 
 
 def test_term_ends_it_within_a_second_and_leaves_nobody_behind(guard: Guard) -> None:

@@ -29,7 +29,9 @@ def demo(
 
     Needs no root and no Ollama. The guard is the real one; Ollama is a bundled fake whose runners take
     real memory, 1 GiB in all at most. The guard sees this small world alone: a real Ollama here is never
-    touched. Ctrl-C ends it and leaves nothing behind.
+    touched. Nothing is left behind but the trace of a show that was seen to its end, for `replay`, in
+    ~/.local/state/ollama-guard/demo; the next show's replaces it. Ctrl-C ends it and
+    leaves nothing.
 
     Exit codes: 0 shown, 130 interrupted, 1 it can't be shown or something went wrong.
     """

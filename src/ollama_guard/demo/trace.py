@@ -24,7 +24,7 @@ def keep(state_dir: Path) -> str:
     try:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        kept = [shutil.move(path, place / path.name) for path in found]
+        kept = [Path(shutil.move(path, place / path.name)) for path in found]
     except OSError as error:
         return f"The trace can't be kept in {place}: {error.strerror}."
     shown = kept[0] if len(kept) == 1 else place
