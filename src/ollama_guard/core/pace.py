@@ -64,7 +64,8 @@ def planned_delay(policy: Policy, state: State, snapshot: Snapshot) -> float:
 def delay_seconds(policy: Policy, state: State, snapshot: Snapshot) -> float:
     """As `planned_delay`, for a snapshot that has been checked."""
     sudden = any(_sudden(policy, state, reading) for reading in snapshot.domains)
-    if not sudden and _at_rest(state, snapshot):
+    # A rest that the first glance would end is none: the guard would tick as fast as it can.
+    if not sudden and _at_rest(state, snapshot) and look_seconds(policy, snapshot, Glance.of(snapshot)):
         rest = min(RESTING_SECONDS, silence_due_at(policy, state, snapshot) - snapshot.now)
         if rest > LONGEST_DELAY_SECONDS:
             return rest
@@ -112,7 +113,7 @@ def _headrooms(policy: Policy, reading: DomainReading, available: int | None) ->
         return []
     thresholds, capacity = policy.thresholds_of(reading.name), max(reading.capacity_bytes, 0)
     headrooms = [available - thresholds.bytes_of(level, capacity) for level in LEVELS]
-    return [headroom for headroom in headrooms if headroom > 0]
+    return [headroom for headroom in headrooms if headroom >= 0]
 
 
 def _sudden(policy: Policy, state: State, reading: DomainReading) -> bool:
