@@ -53,7 +53,7 @@ def protected(name: str, host: SmallHost, server: RealServer) -> Iterator[Runnin
         yield Running(None)
         return
     if name == "ollama-guard":
-        with Guard(server.url, launcher=host.popen) as guard:
+        with Guard(server.url, cgroup="", launcher=host.popen) as guard:
             guard.wait_guarding(host.inner_pid(server.pid))
             yield Running(guard.pid)
         return

@@ -35,7 +35,8 @@ class Guard:
 
     Args:
         url: Ollama's.
-        cgroup: only servers below this cgroup path are guarded (other tests' servers live beside ours).
+        cgroup: only servers below this cgroup path are guarded, since other tests' servers live beside ours;
+            "" is for a machine of its own.
         config: further TOML, below the `[ollama]` table's own lines.
         launcher: who starts it: this machine, a cgroup, a small host.
     """
@@ -44,7 +45,7 @@ class Guard:
         self,
         url: str,
         *,
-        cgroup: str = "",
+        cgroup: str,
         config: str = "",
         ollama: str = "",
         launcher: Launcher = launch,

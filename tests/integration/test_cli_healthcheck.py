@@ -105,7 +105,7 @@ def test_hands_that_hang_do_not_make_it_hang(guard: Guard) -> None:
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.0 200 OK\r\n\r\n<html>", b"HTTP/1.0 200 OK\r\n\r\n[]"])
 def test_something_else_on_the_socket_is_unhealthy(tmp_path: Path, answer: bytes) -> None:
     (tmp_path / "run").mkdir()
-    other = Guard("http://127.0.0.1:1", home=tmp_path)
+    other = Guard("http://127.0.0.1:1", cgroup=NOBODY_S, home=tmp_path)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "run" / "status.sock"))
         listener.listen()
@@ -124,7 +124,7 @@ def test_a_broken_file_is_unhealthy(tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "state" / "public"
     folder.mkdir(parents=True)
     (folder / "status.json").write_bytes(content)
-    code, line = checked(Guard("http://127.0.0.1:1", home=tmp_path))
+    code, line = checked(Guard("http://127.0.0.1:1", cgroup=NOBODY_S, home=tmp_path))
     assert (code, line.startswith("unhealthy: the status file")) == (1, True)
 
 
@@ -133,5 +133,5 @@ def test_a_file_on_a_disk_that_hangs_is_unhealthy_in_time(tmp_path: Path) -> Non
     folder = tmp_path / "state" / "public"
     folder.mkdir(parents=True)
     os.mkfifo(folder / "status.json")
-    code, line = checked(Guard("http://127.0.0.1:1", home=tmp_path))
+    code, line = checked(Guard("http://127.0.0.1:1", cgroup=NOBODY_S, home=tmp_path))
     assert (code, "can't be read within" in line) == (1, True)

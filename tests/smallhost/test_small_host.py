@@ -46,7 +46,7 @@ def job_beside_ollama(kind: str, pace: str, *, guarded: bool, soak: bool = False
         assert neighbour.wait(10)
         guard = None
         if guarded:
-            guard = stack.enter_context(Guard(server.url, launcher=host.popen))
+            guard = stack.enter_context(Guard(server.url, cgroup="", launcher=host.popen))
             guard.wait_guarding(host.inner_pid(server.pid))
         server.load("big")
         # The answer outlasts the job: an idle model is fair game, and tiny is idle once it has answered.

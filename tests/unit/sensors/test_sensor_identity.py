@@ -157,6 +157,20 @@ def test_a_restarted_server_with_a_new_pid_is_found_at_once(tree: Tree, watch: W
     assert [server.pid for server in watcher.settle(0.6).servers] == [55]
 
 
+def test_of_two_servers_the_one_that_is_restarted_is_found_as_soon(tree: Tree, watch: Watch) -> None:
+    """The other one is no reason to look more rarely."""
+    tree.server(50)
+    tree.server(60)
+    watcher = watch()
+    watcher.settle()
+    tree.kill(50)
+    watcher.sensors._identity.servers[(50, 900)].process.close()
+    for _ in range(6):
+        assert [server.pid for server in watcher.look(0.5).servers] == [60]
+    tree.server(55, start=2000)
+    assert [server.pid for server in watcher.settle(0.6).servers] == [60, 55]
+
+
 def test_a_runner_that_outlives_its_server_stays_proven(tree: Tree, watch: Watch) -> None:
     with_runner(tree)
     watcher = watch()

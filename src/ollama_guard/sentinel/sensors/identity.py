@@ -6,6 +6,8 @@ all; nobody may signal it.
 
 from __future__ import annotations
 
+import math
+
 from ollama_guard.core.model import RunnerReading
 from ollama_guard.core.policy import OllamaPolicy
 from ollama_guard.sentinel.sensors.argv import RunnerArgv, ServerArgv, parse_argv
@@ -52,6 +54,7 @@ class Identity:
         self.catalogue_dirs: frozenset[str] = frozenset()
         self.children_readable = True
         self._served_at: float | None = None
+        self._departed_at = -math.inf
         self._blind: tuple[str, ...] = ()
 
     def look(self, now: float, *, thorough: bool = True) -> bool:
@@ -182,6 +185,7 @@ class Identity:
         stat = server.process.stat()
         if stat is None or stat.dead or stat.start_ticks != server.key[1] or stat.comm != server.comm:
             self._roll.depart(server)
+            self._departed_at = now
             self._scan.start_over()
             return True
         server.state = stat.state
@@ -229,7 +233,8 @@ class Identity:
         if self.servers or self._served_at is None:
             self._served_at = now
         if self.servers and self.children_readable:
-            return SCAN_FOUND_SECONDS
+            missed = now - self._departed_at <= _LONG_LOST_SECONDS  # of several one that may come back
+            return SCAN_LOST_SECONDS if missed else SCAN_FOUND_SECONDS
         long_lost = now - self._served_at > _LONG_LOST_SECONDS
         return SCAN_LONG_LOST_SECONDS if long_lost else SCAN_LOST_SECONDS
 
