@@ -14,19 +14,16 @@ from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
 from beds.fake_server import FakeServer
 from beds.guard import Guard
+from beds.handling import NOBODY_S
 
 LIMIT_SECONDS = 4.0 + 1.0
 """What --help promises, and a second for a busy machine to start the program."""
 
 
-NOBODYS = "/ollama-guard-nobodys"
-"""A cgroup that is not there: such a guard sees no server, least of all those of other tests."""
-
-
 @pytest.fixture
 def guard(free_port: int, tmp_path: Path) -> Iterator[Guard]:
     """A running guard of nobody, with a status to tell."""
-    with Guard(f"http://127.0.0.1:{free_port}", cgroup=NOBODYS, home=tmp_path) as guard:
+    with Guard(f"http://127.0.0.1:{free_port}", cgroup=NOBODY_S, home=tmp_path) as guard:
         guard.wait((guard.state / "public" / "status.json").exists, 15, "the status file")
         yield guard
 

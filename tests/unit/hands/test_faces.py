@@ -55,7 +55,9 @@ def test_the_file_holds_the_newest_status_and_anyone_may_read_it(loop: Any, tmp_
     assert [entry.name for entry in story.folder.iterdir()] == ["status.json"]
 
 
-def test_a_change_is_written_at_most_once_a_second_and_the_rest_every_seven(loop: Any, tmp_path: Path) -> None:
+def test_a_change_is_written_at_most_once_a_second_and_the_rest_every_seven(
+    loop: Any, tmp_path: Path
+) -> None:
     story = Story(loop, tmp_path)
     story.post(level="ok", domains=[1])
     assert story.step_at(1000.0)
