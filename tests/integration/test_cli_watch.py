@@ -14,16 +14,14 @@ from pathlib import Path
 import pytest
 
 from beds.guard import PROGRAM, Guard
+from beds.handling import NOBODY_S
 from beds.terminal import OnTerminal
-
-NOBODYS = "/ollama-guard-nobodys"
-"""A cgroup that is not there: such a guard sees no server, least of all those of other tests."""
 
 
 @pytest.fixture
 def guard(free_port: int, tmp_path: Path) -> Iterator[Guard]:
     """A running guard of nobody."""
-    with Guard(f"http://127.0.0.1:{free_port}", cgroup=NOBODYS, home=tmp_path) as guard:
+    with Guard(f"http://127.0.0.1:{free_port}", cgroup=NOBODY_S, home=tmp_path) as guard:
         guard.wait((guard.state / "public" / "status.json").exists, 15, "hands have a status")
         yield guard
 
