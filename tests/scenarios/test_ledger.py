@@ -122,6 +122,24 @@ def test_a_load_use_and_unload_are_learnt_and_the_next_load_is_judged_by_them() 
     assert "2.0 GiB (as measured before)" in aborts[0].reason
 
 
+def test_while_ollama_says_nothing_a_wait_is_not_learnt_as_a_load() -> None:
+    """Else each load of a model that is there at once would be waited for twice as long as the last."""
+    world = World(capacity=8 * GIB)
+    world.play(1)
+    world.api_silent_since = world.now
+    for _ in range(3):
+        model = world.load("m", 100 * MIB, loaded=False)
+        model.taken = model.size
+        world.play(8)
+        (runner,) = census(world.policy, world.state, world.snapshot())
+        assert runner.activity is not Activity.LOADING
+        model.gone_at = world.now
+        world.play(2)
+    (learnt,) = rows_of(world.ledger)
+    assert (learnt.loads, learnt.load_seconds) == (3, None)
+    assert learnt.anon_bytes == 100 * MIB
+
+
 def test_without_the_ledger_the_same_load_is_not_foreseen() -> None:
     world = World(capacity=6 * GIB, other=4 * GIB)
     again = world.load("m", 2 * GIB, loaded=False)

@@ -104,7 +104,7 @@ def has_loaded(state: RunnerState, reading: RunnerReading, snapshot: Snapshot) -
         still_seconds >= SETTLED_LISTED_SECONDS or _has_weights(reading, snapshot)
     ):
         return True
-    if not _listed_since(api, reading):
+    if not listed_since(api, reading):
         silent_seconds = max(SETTLED_SILENT_SECONDS, _usual_seconds(reading, snapshot))
         return still_seconds >= SETTLED_SILENT_SECONDS and now - state.first_seen_at >= silent_seconds
     if not lists_loading(api):
@@ -133,7 +133,8 @@ def _has_weights(reading: RunnerReading, snapshot: Snapshot) -> bool:
     return weights is not None and reading.freeable_bytes >= LOADED_SHARE * weights
 
 
-def _listed_since(api: ApiReading, reading: RunnerReading) -> bool:
+def listed_since(api: ApiReading, reading: RunnerReading) -> bool:
+    """Whether Ollama has listed this runner's model after its birth."""
     if reading.blob is None or api.loaded_at is None or api.loaded_at <= reading.born_at:
         return False
     return any(model.blob == reading.blob for model in api.loaded)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from ollama_guard.core import sane
 from ollama_guard.core.footprint import Lesson
-from ollama_guard.core.foreseen import born_before
+from ollama_guard.core.foreseen import born_before, listed_since
 from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Rung, RunnerReading, Snapshot
 from ollama_guard.core.runners import has_worked
 from ollama_guard.core.state import RunnerState, State
@@ -53,15 +53,21 @@ def _of_runner(
 
 
 def _measured(present: RunnerState, reading: RunnerReading, snapshot: Snapshot) -> Lesson:
-    """Sizes of a load that has settled; its end is when memory last grew, or when it was known to be over.
+    """Sizes of a load that has settled; its end is when memory last grew, else when Ollama listed it.
+
+    One that was only ever seen at its full size, by an Ollama that says nothing, teaches no seconds: what is
+    waited for then would be taken for the load, and the next one be waited for even longer.
 
     ``status`` is enough for the sizes: anonymous memory is a runner's own, and of the weights a blob has but
     one runner (facts 2.2), so that nothing would be counted twice.
     """
     assert present.footprint is not None
     assert present.loaded_at is not None
-    grew = present.grew_at > present.first_seen_at
-    ended = min(present.grew_at, present.loaded_at) if grew else present.loaded_at
+    ended: float | None = None
+    if present.grew_at > present.first_seen_at:
+        ended = min(present.grew_at, present.loaded_at)
+    elif listed_since(snapshot.api, reading):
+        ended = present.loaded_at
     anon, swap = sane.count(reading.anon_bytes), sane.count(reading.swap_bytes)
     return Lesson(
         present.footprint,
@@ -71,7 +77,7 @@ def _measured(present: RunnerState, reading: RunnerReading, snapshot: Snapshot) 
         vram_bytes=next(
             (sane.count(m.vram_bytes) for m in snapshot.api.loaded if m.blob == reading.blob), None
         ),
-        load_seconds=max(0.0, ended - (sane.seconds(reading.born_at) or ended)),
+        load_seconds=None if ended is None else max(0.0, ended - (sane.seconds(reading.born_at) or ended)),
     )
 
 
