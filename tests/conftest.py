@@ -116,7 +116,9 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for tier, reason in config.stash[_unavailable_key].items():
-        terminalreporter.write_line(f"tier {tier}: tests were left out here, since {reason}", yellow=True)
+        terminalreporter.write_line(
+            f"tier {tier}: some or all tests were left out here, since {reason}", yellow=True
+        )
 
 
 def _tier(item: pytest.Item | pytest.Function) -> str:
