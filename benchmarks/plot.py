@@ -20,6 +20,8 @@ from benchmarks.small_host import MEMORY, STORIES
 
 GIB = 1 << 30
 COLOURS = {"none": "#9a9a9a", "earlyoom": "#d9902f", "nohang": "#b04a9e", "ollama-guard": "#1f8a5b"}
+# The legend stands above the lines.
+LEGEND_ROOM = 1.4
 # The upper of two lines that meet is the one that the picture is about.
 STYLES = {"none": 1.2, "earlyoom": 1.2, "nohang": 1.2, "ollama-guard": 2.2}
 
@@ -34,7 +36,7 @@ def draw(axes: Axes, story: str, results: list[dict[str, Any]]) -> None:
         axes.plot(times, [value / GIB for value in available], label=label, color=colour, linewidth=width)
     axes.axhline(MEMORY / 10 / GIB, color="#c0392b", linewidth=0.8, linestyle=":")
     axes.set_title(story, fontsize=10)
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, LEGEND_ROOM * axes.get_ylim()[1])
     axes.set_xlabel("seconds", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.legend(fontsize=7, loc="upper right", framealpha=0.8)
