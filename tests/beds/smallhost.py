@@ -49,6 +49,8 @@ class SmallHost:
         self.memory_bytes = memory_bytes
         self.cgroup = MemoryCgroup(memory_bytes, "smallhost")
         self.init_pid = 0
+        self.lxcfs = Path()
+        """Where its lxcfs is mounted, as this machine sees it."""
         self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -58,6 +60,7 @@ class SmallHost:
         with contextlib.ExitStack() as stack:
             lxcfs = stack.enter_context(_Lxcfs())
             stack.enter_context(self.cgroup)
+            self.lxcfs = lxcfs.mount
             self._switch_on(lxcfs.meminfo, stack)
             self._closing = stack.pop_all()
         return self
@@ -165,14 +168,14 @@ class _Lxcfs:
 
     def __enter__(self) -> Self:
         self._home = tempfile.TemporaryDirectory(prefix="lxcfs-")
-        self._mount = Path(self._home.name) / "mount"
-        self._mount.mkdir()
-        self.meminfo = self._mount / "proc" / "meminfo"
+        self.mount = Path(self._home.name) / "mount"
+        self.mount.mkdir()
+        self.meminfo = self.mount / "proc" / "meminfo"
         pidfile = Path(self._home.name) / "pid"
         self._log = (Path(self._home.name) / "log").open("wb")
         # setpriv: it ends, and unmounts, even when the tests are killed.
         argv = ["setpriv", "--pdeathsig", "TERM", self._program, "-f", "-u", "-p"]
-        argv += [str(pidfile), str(self._mount)]
+        argv += [str(pidfile), str(self.mount)]
         self._process = subprocess.Popen(argv, stdout=self._log, stderr=self._log)
         deadline = time.monotonic() + START_SECONDS
         while not self.meminfo.exists():
@@ -185,7 +188,7 @@ class _Lxcfs:
 
     def __exit__(self, *_: object) -> None:
         # Unmounted first: a killed FUSE server leaves a mount that answers "not connected".
-        subprocess.run(["umount", "--lazy", self._mount], check=False, capture_output=True)
+        subprocess.run(["umount", "--lazy", self.mount], check=False, capture_output=True)
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(START_SECONDS)

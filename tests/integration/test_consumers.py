@@ -40,7 +40,10 @@ def test_a_unit_that_grows_is_the_largest_at_the_next_question(free_port: int, t
 
 def grown(guard: Guard, name: str) -> bool:
     """Whether the status tells of a consumer of this name that holds what the hog took."""
-    consumers = guard.status().get("consumers")  # none before the first status
+    status = guard.status()
+    if "level" not in status:  # the guard has just started
+        return False
+    consumers = status["consumers"]
     assert consumers is not None, "the first who asks is told"
     return any(one["name"] == name and one["bytes"] > 1000 * MIB for one in consumers)
 

@@ -71,12 +71,12 @@ def test_a_real_ollama_inside_answers_outside(
 def test_switching_off_leaves_nothing_behind(small_host: SmallHosts) -> None:
     host = small_host(256 * MIB)
     inside = host.popen(["sleep", "1000"])
-    lxcfs_before = _lxcfs_mounts()
+    assert _is_mounted(host.lxcfs)
     host.__exit__()
     assert inside.wait(5) != 0
     assert not alive(inside.pid)
     assert not host.cgroup.path.exists()
-    assert len(_lxcfs_mounts()) == len(lxcfs_before) - 1
+    assert not _is_mounted(host.lxcfs)
 
 
 def test_a_program_that_is_not_there_is_an_error(small_host: SmallHosts) -> None:
@@ -85,5 +85,5 @@ def test_a_program_that_is_not_there_is_an_error(small_host: SmallHosts) -> None
         host.run(["no-such-program"])
 
 
-def _lxcfs_mounts() -> list[str]:
-    return [line for line in Path("/proc/self/mounts").read_text().splitlines() if " fuse.lxcfs " in line]
+def _is_mounted(path: Path) -> bool:
+    return f" {path} fuse.lxcfs " in Path("/proc/self/mounts").read_text()
