@@ -41,15 +41,7 @@ class Check(BeforeValidator):
 
 def duration(least: float, most: float) -> Check:
     """Text like ``"30s"`` between two bounds in seconds; gives seconds."""
-    allowed = f"{format_duration(least)} to {format_duration(most)}"
-
-    def check(value: object) -> float:
-        seconds = _parsed(parse_duration, value, allowed, '"30s"')
-        if not least <= seconds <= most:
-            raise ValueError(f"is out of range; allowed: {allowed}")
-        return seconds
-
-    return Check(check, allowed=allowed)
+    return _between(least, most, parse_duration, format_duration, '"30s"')
 
 
 def size(value: object) -> int:
@@ -96,13 +88,18 @@ def whole(least: int, most: int) -> Check:
 
 def size_within(least: int, most: int) -> Check:
     """Text like ``"64MiB"`` between two bounds in bytes; gives bytes."""
-    allowed = f"{format_bytes(least)} to {format_bytes(most)}"
+    return _between(least, most, parse_bytes, format_bytes, '"64MiB"')
 
-    def check(value: object) -> int:
-        count = _parsed(parse_bytes, value, allowed, '"64MiB"')
-        if not least <= count <= most:
+
+def _between(least: N, most: N, parse: Callable[[str], N], shown: Callable[[N], str], example: str) -> Check:
+    """Text that is parsed and has to lie between two bounds; ``example`` is one that is right."""
+    allowed = f"{shown(least)} to {shown(most)}"
+
+    def check(value: object) -> N:
+        number = _parsed(parse, value, allowed, example)
+        if not least <= number <= most:
             raise ValueError(f"is out of range; allowed: {allowed}")
-        return count
+        return number
 
     return Check(check, allowed=allowed)
 
