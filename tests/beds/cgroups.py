@@ -109,14 +109,15 @@ class MemoryCgroup:
 
     def set_limit(self, limit_bytes: int) -> None:
         """Limit memory, and memory plus swap to the same, so that nothing can be swapped out."""
-        self.limit = limit_bytes
         if self.v1 is None:
             (self.path / "memory.max").write_text(str(limit_bytes))
             self._write_if_there("memory.swap.max", "0")
+            self.limit = limit_bytes
             return
         # The kernel refuses memsw < limit: raise memsw out of the way first.
         self._write_if_there("memory.memsw.limit_in_bytes", "-1")
         (self.path / "memory.limit_in_bytes").write_text(str(limit_bytes))
+        self.limit = limit_bytes
         self._write_if_there("memory.memsw.limit_in_bytes", str(limit_bytes))
 
     def _write_if_there(self, name: str, value: str) -> None:

@@ -27,6 +27,9 @@ _PAUSE_SECONDS = 0.001
 """After each portion: the stalls are to come from reclaim, not from a reader that takes a whole core."""
 _BIRTH_SECONDS = 40.0
 """Hands that die at once are started again after 30 s at the latest."""
+_TIGHTEN_BYTES = MIB
+_TIGHTEN_SECONDS = 2.0
+"""Hands that have not stalled for so long have settled in what they have: they get less."""
 _PESTERERS = 3
 _PESTER_SECONDS = 0.02
 
@@ -97,6 +100,20 @@ class Thrash:
         assert whole is not None
         some = (whole.parent / "hands" / whole.name).read_text().splitlines()[0]
         return int(some.rpartition("total=")[2]) / 1e6
+
+    def wait_stalled(self, guard: "Guard", seconds: float, within_seconds: float) -> None:
+        """Wait until `hands` have stalled for ``seconds`` from now on, and tighten until they do."""
+        before, tightened_at = self.stalled_seconds(), time.monotonic()
+
+        def stalled() -> bool:
+            nonlocal tightened_at
+            if time.monotonic() - tightened_at > _TIGHTEN_SECONDS:
+                tightened_at = time.monotonic()
+                with contextlib.suppress(OSError):  # v1 refuses a limit that it can't reclaim down to
+                    self.cgroup.set_limit(self.cgroup.limit - _TIGHTEN_BYTES)
+            return self.stalled_seconds() - before > seconds
+
+        guard.wait(stalled, within_seconds, "hands stall")
 
 
 class Pester:

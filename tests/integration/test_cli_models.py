@@ -117,6 +117,7 @@ def test_without_a_daemon_one_look_answers_by_the_ledger_that_the_daemon_left(
     result = told(daemon, "models", "--json")
     assert (result.returncode, "this is one look without it" in result.stderr) == (0, True)
     row = next(r for r in json.loads(result.stdout)["models"] if r["name"].startswith("fat"))
-    assert (row["footprint_measured"], row["state"]) == (True, "busy"), "not proven idle"
+    assert row["footprint_measured"]
+    assert row["state"] in ("busy", "loading"), "not proven idle"
     assert sorted(daemon.state.iterdir()) == left, "a look makes no files"
     assert told(daemon, "fit", "giant").returncode == 1

@@ -69,8 +69,7 @@ def slowed(guard: Guard) -> Iterator[None]:
     with Thrash() as thrash, Pester(guard.runtime / "status.sock"):
         pid = thrash.catch(guard)
         assert thrash.holds(pid)
-        before = thrash.stalled_seconds()
-        guard.wait(lambda: thrash.stalled_seconds() - before > STALL_SECONDS, AMPLE_SECONDS, "hands stall")
+        thrash.wait_stalled(guard, STALL_SECONDS, 2 * AMPLE_SECONDS)
         before = thrash.stalled_seconds()
         yield
         assert alive(pid), "they were to be slowed, not killed"
