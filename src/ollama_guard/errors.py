@@ -5,8 +5,11 @@ GuardError
 ├── LedgerError            the footprint ledger's file can't be read or written now
 │   └── NewerLedger        it is of a newer version of this program, which alone may write it
 ├── ServiceUnavailable     the daemon, or what a command needs, is not there       (exit 69)
-└── OllamaError            one call to Ollama's API failed; ``kind`` names how
-    (kinds: refused, timeout, too_large, bad_answer, http_error, not_found, redirect)
+├── OllamaError            one call to Ollama's API failed; ``kind`` names how
+│   (kinds: refused, timeout, too_large, bad_answer, http_error, not_found, redirect)
+├── RuntimeFailed          Docker, systemd or a process did not do what it was asked; ``kind`` names how
+│   (kinds: absent, denied, gone, masked, hanging, stuck, refused, unsupported, bad_answer)
+└── StoreFailed            a manifest can't be read, renamed or put back
 """
 
 from __future__ import annotations
@@ -42,3 +45,15 @@ class OllamaError(GuardError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class RuntimeFailed(GuardError):
+    """A call to a runtime failed; ``kind`` is a short stable word, the message one sentence."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class StoreFailed(GuardError):
+    """Ollama's model store can't be read or changed; the message says which file and why."""

@@ -12,8 +12,19 @@ from typing import Any, get_args
 
 from ollama_guard.core.codec import CodecError, from_plain, to_plain
 from ollama_guard.core.footprint import Footprint, Lesson
-from ollama_guard.core.model import Action, ApiReading, CatalogueEntry, Level, Outcome, Request, Snapshot
+from ollama_guard.core.model import (
+    Action,
+    ApiReading,
+    CatalogueEntry,
+    Level,
+    Outcome,
+    Request,
+    ServerReading,
+    Snapshot,
+)
 from ollama_guard.core.policy import Policy
+from ollama_guard.core.quarantined import StoreReading
+from ollama_guard.core.runtime import RuntimeReading
 from ollama_guard.core.state import State
 
 VERSION = 1
@@ -67,6 +78,27 @@ class FootprintsObserved:
     watched_seconds: float
     rows: tuple[Footprint, ...] = ()
     anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimesObserved:
+    """hands -> sentinel: how each server is run (the whole list; it replaces the last)."""
+
+    runtimes: tuple[RuntimeReading, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreObserved:
+    """hands -> sentinel: the model store and what is hidden in it."""
+
+    store: StoreReading
+
+
+@dataclass(frozen=True, slots=True)
+class ServersTold:
+    """sentinel -> hands: the proven servers, whenever they change; hands find out how they are run."""
+
+    servers: tuple[ServerReading, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +209,12 @@ Message = (
     Beat | ApiObserved | CatalogueObserved | OutcomeReported | RequestPosted | TraceWanted
     | ActionPosted | PollWanted | Replied | StatusPosted | PolicyPosted | Recorded
     | FootprintsObserved | FootprintsLearned | SceneWanted | SceneTold
+    | RuntimesObserved | StoreObserved | ServersTold
 )  # fmt: skip
 
-LATEST_WINS = (Beat, ApiObserved, CatalogueObserved, StatusPosted)
+LATEST_WINS = (
+    Beat, ApiObserved, CatalogueObserved, StatusPosted, RuntimesObserved, StoreObserved, ServersTold,
+)  # fmt: skip
 
 # Kinds that give way to all others: what is sent of them waits in a line of its own, and may be dropped.
 GIVE_WAY = (Recorded,)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from ollama_guard.core.footprint import FootprintKey, Ledger
+from ollama_guard.core.quarantined import StoreReading
+from ollama_guard.core.runtime import Limits, RuntimeReading
 
 HOST = "host"
 CONTAINER = "container"
@@ -74,14 +76,27 @@ class Rung(StrEnum):
     ABORT_LOAD = "abort_load"
     DRAIN_BUSY = "drain_busy"
     KILL_RUNNER = "kill_runner"
+    PLAYBOOK = "playbook"
 
 
 class ActionKind(StrEnum):
-    """Who carries an action out: ``hands`` unload and purge, the sentinel kills."""
+    """Who carries an action out: the sentinel kills, ``hands`` do the rest.
+
+    From ``constrain`` on they act on the server itself and need the owner's word (`Authority`).
+    """
 
     UNLOAD = "unload"
     KILL = "kill"
     PURGE_GHOST = "purge_ghost"
+    RECLAIM = "reclaim"
+    CONSTRAIN = "constrain"
+    STOP = "stop"
+    KILL_SERVER = "kill_server"
+    QUARANTINE = "quarantine"
+    START = "start"
+    VERIFY = "verify"
+    RESTORE = "restore"
+    RELEASE = "release"
 
 
 class OutcomeKind(StrEnum):
@@ -162,7 +177,7 @@ class RunnerReading:
 
 @dataclass(frozen=True, slots=True)
 class ServerReading:
-    """One ``ollama serve`` process."""
+    """One ``ollama serve`` process; ``traced``: a debugger is attached, ``frozen``: its cgroup is."""
 
     pid: int
     start_ticks: int
@@ -170,6 +185,8 @@ class ServerReading:
     cgroup: str | None
     proof: str
     process_state: str = "?"
+    traced: bool = False
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +254,8 @@ class Snapshot:
 
     ``blind`` holds a sentence for each thing that must be known before acting and can't be read now:
     the host's memory, or whose a process is that would have to be Ollama's server or runner.
-    ``footprints`` is what earlier runners were measured to cost.
+    ``footprints`` is what earlier runners were measured to cost. ``runtimes`` is how each server is run, and
+    ``store`` where the models lie, as hands last told.
     """
 
     now: float
@@ -252,6 +270,8 @@ class Snapshot:
     hands_reason: str = ""
     blind: tuple[str, ...] = ()
     footprints: Ledger = field(default_factory=Ledger)
+    runtimes: tuple[RuntimeReading, ...] = ()
+    store: StoreReading = field(default_factory=StoreReading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +282,8 @@ class Action:
     ``expected_bytes`` should come back by ``deadline_at`` (boottime seconds); ``needs_bytes`` is the
     least that the blob is known to need when loaded. ``footprint`` is the victim's row of the ledger,
     ``measured_seconds`` how long unloads of it took (None: never measured); with ``cuts_answer`` somebody is
-    being answered.
+    being answered. On a server: ``runtime`` is its name, ``environment`` all lines that its environment
+    file is to have (nothing else stays in it), ``limits`` those of its cgroup.
     """
 
     id: int
@@ -282,6 +303,9 @@ class Action:
     footprint: FootprintKey | None = None
     measured_seconds: float | None = None
     cuts_answer: bool = False
+    runtime: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
+    limits: Limits | None = None
 
     @property
     def key(self) -> tuple[int, int] | None:

@@ -250,3 +250,7 @@ def _finished(action: Action, outcome: Outcome) -> Event:
                 Priority.WARNING,
                 fields,
             )
+        case _:
+            verb = str(action.kind).replace("_", " ")
+            told = f"{verb} of {action.runtime or title}: {outcome.detail or 'done'}"
+            return Event("playbook.step", told, Priority.NOTICE, fields)

@@ -61,7 +61,7 @@ def _learn(policy: Policy, state: State, action: Action, outcome: Outcome) -> Ra
             )
         case ActionKind.KILL:
             return replace(state.rates, kill=state.rates.kill + RATE_WEIGHT * (measured - state.rates.kill))
-        case ActionKind.PURGE_GHOST:
+        case _:
             return state.rates
 
 

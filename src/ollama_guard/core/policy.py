@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ollama_guard.core.model import HOST, Level, Mode, Preference
+from ollama_guard.core.runtime import RuntimeKind
 
 MIB = 1024**2
 GIB = 1024**3
@@ -107,7 +108,9 @@ class OllamaPolicy:
     """Where Ollama is and what may be done to it.
 
     ``user`` and ``cgroup`` narrow which ``ollama serve`` processes are guarded ("" = any): a user
-    name resolved to a uid by the compiler, and a cgroup path prefix.
+    name resolved to a uid by the compiler, and a cgroup path prefix. ``runtime`` and ``runtime_name`` say
+    how it is run where that can't be found out, ``docker_host`` where its Docker listens ("" = as usual),
+    ``models_folder`` is OLLAMA_MODELS on this host ("" = as found).
     """
 
     url: str = "http://127.0.0.1:11434"
@@ -118,13 +121,68 @@ class OllamaPolicy:
     poll_seconds: float = 15.0
     unresponsive_after_seconds: float = 30.0
     request_timeout_seconds: float = 10.0
+    runtime: RuntimeKind | None = None
+    runtime_name: str = ""
+    docker_host: str = ""
+    models_folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class CapPolicy:
-    """``soft_max`` bounds the models kept loaded, by unloading; None = as many as fit."""
+    """``soft_max`` bounds the models kept loaded, by unloading; None = as many as fit.
+
+    ``hard`` is whether a cap is also written into Ollama's environment file as memory allows, ``hard_max``
+    bounds it.
+    """
 
     soft_max: int | None = None
+    hard: bool = True
+    hard_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybookPolicy:
+    """The freeze recovery: when it may run, and what Ollama is constrained to after it (design, section 6).
+
+    ``max_queue`` is far from facts 2.5's deadlock and still turns a storm of clients away; ``cache_ram_mib``
+    bounds the prompt cache that would else take 8 GiB (facts 3.3). Limits are never set below what is used.
+    """
+
+    enabled: bool = True
+    runs_per_hour: int = 2
+    quiet_seconds: float = 300.0
+    max_loaded_models: int = 1
+    num_parallel: int = 1
+    keep_alive_seconds: float = 30.0
+    max_queue: int = 64
+    cache_ram_mib: int = 256
+    memory_bytes: int = 3 * GIB
+    cpus: float = 2.0
+
+
+class QuarantineAction(StrEnum):
+    """What becomes of a model that can't fit."""
+
+    HIDE = "hide"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinePolicy:
+    """Whether models that can't fit are hidden, and whether they come back by themselves."""
+
+    enabled: bool = True
+    action: QuarantineAction = QuarantineAction.HIDE
+    restore: bool = False
+    restore_after_seconds: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyPolicy:
+    """One webhook that is told of what a person should know ("" = none); ``timeout_seconds`` a delivery."""
+
+    webhook: str = ""
+    timeout_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +209,9 @@ class Policy:
     cap: CapPolicy = field(default_factory=CapPolicy)
     models: Mapping[str, ModelRule] = field(default_factory=dict)
     record: RecordPolicy = field(default_factory=RecordPolicy)
+    playbook: PlaybookPolicy = field(default_factory=PlaybookPolicy)
+    quarantine: QuarantinePolicy = field(default_factory=QuarantinePolicy)
+    notify: NotifyPolicy = field(default_factory=NotifyPolicy)
     transition_seconds: float = 60.0
     min_reclaim_ratio: float = 0.03
     min_reclaim_floor_bytes: int = 128 * MIB

@@ -22,6 +22,7 @@ from ollama_guard.core.model import (
     Outcome,
     OutcomeKind,
     Request,
+    ServerReading,
 )
 from ollama_guard.core.policy import Policy
 from ollama_guard.sentinel import clock
@@ -43,7 +44,10 @@ from ollama_guard.wire import (
     PolicyPosted,
     PollWanted,
     RequestPosted,
+    RuntimesObserved,
     SceneWanted,
+    ServersTold,
+    StoreObserved,
     TraceWanted,
 )
 
@@ -83,6 +87,7 @@ class Loop:
         self._polled_at = 0.0
         self._pressed = False
         self._runners: frozenset[tuple[int, int]] = frozenset()
+        self._servers: tuple[ServerReading, ...] | None = None
         outfit.poller.add(outfit.signals.fileno(), lambda _: self._on_signals())
 
     def run(self) -> None:
@@ -138,6 +143,7 @@ class Loop:
         if lessons := mind.learn():
             self.hands.send(FootprintsLearned(lessons))
         self._ask_for_polls(decision, now)
+        self._tell_servers()
         self.outfit.keep_state()
         self.outfit.follow_sensors(self._on_sensor)
         self.reporting.after_tick(now)
@@ -190,6 +196,10 @@ class Loop:
                 kept = replace(kept, at=message.at, watched_seconds=message.watched_seconds)
                 self.told.footprints = with_rows(kept, message.rows)
                 return
+            case RuntimesObserved():
+                self.told.runtimes = message.runtimes
+            case StoreObserved():
+                self.told.store = message.store
             case RequestPosted() if len(self._requests) < REQUESTS_LIMIT:
                 self._requests.append(message.request)
             case OutcomeReported():
@@ -215,6 +225,7 @@ class Loop:
         self.answers.forget()
         self.outfit.mind.recorder.stop()
         self._requests.clear()
+        self._servers = None
         self._pressed, self._runners = False, frozenset()  # the next hands have heard nothing yet
         for outcome in self.outfit.reflexes.abandon("hands died", now):
             self._ended(outcome)
@@ -233,6 +244,13 @@ class Loop:
             return
         if self.hands.send(PollWanted(reason, pressed)):
             self._runners, self._polled_at, self._pressed = runners, now, pressed
+
+    def _tell_servers(self) -> None:
+        """Hands find out how each server is run: they are told which there are, whenever that changes."""
+        snapshot = self.outfit.mind.snapshot
+        servers = tuple(replace(s, process_state="?") for s in snapshot.servers) if snapshot else ()
+        if servers != self._servers and self.hands.send(ServersTold(servers)):
+            self._servers = servers
 
     def _on_sensor(self, fd: int, events: int) -> None:
         self.outfit.senses.on_ready(fd, events)

@@ -26,6 +26,8 @@ from ollama_guard.core.narrate import events
 from ollama_guard.core.outcomes import absorb
 from ollama_guard.core.pace import Glance
 from ollama_guard.core.policy import Policy
+from ollama_guard.core.quarantined import StoreReading
+from ollama_guard.core.runtime import RuntimeReading
 from ollama_guard.core.state import Durable, State
 from ollama_guard.sentinel import clock
 from ollama_guard.sentinel.recorder import Recorder
@@ -94,6 +96,8 @@ class Told:
     api: ApiReading = field(default_factory=ApiReading)
     catalogue: tuple[CatalogueEntry, ...] = ()
     footprints: Ledger = field(default_factory=Ledger)
+    runtimes: tuple[RuntimeReading, ...] = ()
+    store: StoreReading = field(default_factory=StoreReading)
     alive: bool = False
     reason: str = ""
 
@@ -178,7 +182,7 @@ class Mind:
         sensed = self._senses.sense(
             clock.boottime(), clock.wall(), told.api, told.catalogue, requests, told.alive, told.reason
         )
-        self.snapshot = replace(sensed, footprints=told.footprints)
+        self.snapshot = replace(sensed, footprints=told.footprints, runtimes=told.runtimes, store=told.store)
         after, decision = decide(self.policy, before, self.snapshot)
         self.recorder.looked(self.policy, before, self.snapshot, decision, again=again)
         return after, decision

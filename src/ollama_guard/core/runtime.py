@@ -1,0 +1,82 @@
+"""How Ollama is run, as hands find it by evidence, and the constraints that it is run under.
+
+Values only; who judges them is `playbook` and `hardcap`, who finds them `hands`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class RuntimeKind(StrEnum):
+    """Who starts and stops the server."""
+
+    DOCKER = "docker"
+    SYSTEMD = "systemd"
+    PROCESS = "process"
+
+
+class RuntimeState(StrEnum):
+    """What the runtime says of it now."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    PAUSED = "paused"
+    CHANGING = "changing"
+    """Starting, stopping, restarting, being upgraded."""
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeReading:
+    """One runtime, read once.
+
+    ``name`` is the unit's (``ollama.service``) or the container's, ``id`` the container's full id,
+    ``server_pid`` its main process in the host's numbers (the unit's MainPID, the container's State.Pid).
+    ``verbs`` are those of ``stop start restart limit`` that may be used on it here; ``cannot`` says in one sentence why one is
+    missing, ``hint`` what the owner could change to get it. ``constrainable`` is whether it reads the
+    environment file at its start. With ``auto_remove`` or ``shared_by`` (others live in its namespaces) it is
+    never stopped. ``authority`` is whether it carries the label ``ollama-guard.authority=server``.
+    ``started_at`` is in boottime seconds. ``error`` is a short stable word when it could not be read now.
+    """
+
+    kind: RuntimeKind
+    name: str
+    state: RuntimeState = RuntimeState.UNKNOWN
+    read_at: float = 0.0
+    id: str = ""
+    server_pid: int | None = None
+    started_at: float | None = None
+    verbs: tuple[str, ...] = ()
+    cannot: str = ""
+    hint: str = ""
+    constrainable: bool = False
+    auto_remove: bool = False
+    shared_by: tuple[str, ...] = ()
+    authority: bool = False
+    unhealthy: bool = False
+    memory_limit_bytes: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Live limits of a server's cgroup; None = leave as it is. Never below what it uses."""
+
+    memory_bytes: int | None = None
+    cpus: float | None = None
+
+
+ENVIRONMENT_KEYS = frozenset(
+    {
+        "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_NUM_PARALLEL", "OLLAMA_KEEP_ALIVE", "OLLAMA_MAX_QUEUE",
+        "OLLAMA_CONTEXT_LENGTH", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_FLASH_ATTENTION", "OLLAMA_NOPRUNE",
+        "LLAMA_ARG_CACHE_RAM",
+    }
+)  # fmt: skip
+"""What may stand in the environment file; anything else is refused (design, section 6)."""
