@@ -60,8 +60,8 @@ def job_beside_ollama(kind: str, pace: str, *, guarded: bool, soak: bool = False
         assert job.wait(10)
         job.grow(JOB, rate)
         finished = job.wait(60)
-        loaded = set(server.runner_pids())
         answer = client.wait(seconds * 6) if guarded else client.answer
+        loaded = set(server.runner_pids())  # now, since an unload may end after the job on a busy machine
         return {
             "job finished": finished,
             "answer finished": answer.finished,
