@@ -70,3 +70,16 @@ class ModelStorePort(Protocol):
 
     def restore(self, name: str) -> None:
         """Rename it back. Refused where a manifest of that name is there again."""
+
+
+class LimitsBook(Protocol):
+    """What a runtime's limits were before the guard's first one; outlives the guard."""
+
+    def before(self, runtime: str) -> dict[str, int] | None:
+        """The owner's own limits, or None while the guard has set none."""
+
+    def remember(self, runtime: str, limits: dict[str, int]) -> None:
+        """Keep the owner's limits, unless they are known already; raises `RuntimeFailed` if it can't."""
+
+    def forget(self, runtime: str) -> None:
+        """The owner's limits are in force again."""

@@ -5,6 +5,7 @@ Values only; who judges them is `playbook` and `hardcap`, who finds them `hands`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -81,3 +82,18 @@ ENVIRONMENT_KEYS = frozenset(
     }
 )  # fmt: skip
 """What may stand in the environment file; anything else is refused (design, section 6)."""
+
+# Docker's own cgroups: ``/docker/<id>`` (cgroupfs), ``docker-<id>.scope`` (systemd), below any parent.
+# Those of podman, CRI-O and containerd carry a prefix of theirs.
+_CONTAINER_ID = re.compile(r"(?:docker-)?([0-9a-f]{64})(?:\.scope)?")
+
+
+def container_id_of(cgroup: str) -> str | None:
+    """The id of the innermost Docker container that a cgroup path lies in, or None."""
+    found = (_CONTAINER_ID.fullmatch(part) for part in reversed(cgroup.split("/")))
+    return next((match[1] for match in found if match), None)
+
+
+def is_in_unit(cgroup: str) -> bool:
+    """Whether a cgroup path lies in a service of systemd's (which may be a user's own: see MainPID)."""
+    return any(part.endswith(".service") for part in cgroup.split("/"))

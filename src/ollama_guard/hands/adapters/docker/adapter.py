@@ -1,0 +1,222 @@
+"""`RuntimePort` over Docker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ollama_guard.core.model import ServerReading
+from ollama_guard.core.runtime import Limits, RuntimeReading, RuntimeState, container_id_of
+from ollama_guard.errors import RuntimeFailed
+from ollama_guard.hands.adapters.docker import limits as limiting
+from ollama_guard.hands.adapters.docker import readings
+from ollama_guard.hands.adapters.docker.engine import DEFAULT_ADDRESS, Call, Engine
+from ollama_guard.ports import LimitsBook
+
+# Seconds between SIGTERM and SIGKILL: Ollama ends in 0.2 s, a frozen one not at all.
+STOP_GRACE_SECONDS = 2
+# Seconds kept back from a stop, to ask whether Docker hangs or only the container does not end.
+ASK_AFTERWARDS_SECONDS = 1.0
+# Containers that are asked for their namespaces in one look; what they join never changes, so once each.
+INSPECT_LIMIT = 200
+_USERS = Path("/run/user")
+
+
+class DockerRuntime:
+    """Every engine of this machine: the configured one, else DOCKER_HOST, else the usual sockets.
+
+    Calls may come from several threads.
+    """
+
+    def __init__(self, docker_host: str, env_folder: Path, book: LimitsBook) -> None:
+        self._chosen = docker_host or os.environ.get("DOCKER_HOST", "")
+        self._env_folder = str(env_folder)
+        self._book = book
+        self._engines: dict[str, Engine] = {}
+        self._where: dict[str, Engine] = {}
+        self._joins: dict[str, frozenset[str]] = {}
+
+    def find(self, server: ServerReading, deadline_seconds: float) -> RuntimeReading | None:
+        """The container whose main process the server is: by its cgroup's id, else by every State.Pid."""
+        deadline_at = time.monotonic() + deadline_seconds
+        container, failed = container_id_of(server.cgroup or ""), None
+        for engine in self._candidates():
+            try:
+                with engine.calls(deadline_at - time.monotonic()) as call:
+                    inspected = call.known(container) if container else None
+                    if inspected is None:
+                        inspected = _running_as(call, server.pid)
+                    if inspected is not None and is_main(inspected, server.pid):
+                        return self._read(engine, call, inspected)
+            except RuntimeFailed as problem:
+                failed = problem
+        if failed is not None:
+            raise failed
+        return None
+
+    def read(self, name: str, deadline_seconds: float) -> RuntimeReading:
+        """The container by its name, also while it is stopped."""
+        with self._calls(name, deadline_seconds) as (engine, call, inspected):
+            return self._read(engine, call, inspected)
+
+    def stop(self, name: str, deadline_seconds: float) -> None:
+        """SIGTERM, then SIGKILL; its restart policy leaves it alone after that."""
+        with self._calls(name, deadline_seconds) as (engine, call, inspected):
+            before = self._read(engine, call, inspected)
+            _may(before, "stop")
+            if before.state is RuntimeState.STOPPED:
+                return
+            failed = None
+            try:
+                call.stop(before.id, STOP_GRACE_SECONDS, ASK_AFTERWARDS_SECONDS)
+            except RuntimeFailed as problem:
+                if problem.kind not in ("hanging", "refused"):
+                    raise
+                failed = problem  # Docker itself may hang, or only what it was asked for
+            after = self._read(engine, call, call.inspect(before.id))
+            if after.state is not RuntimeState.STOPPED:
+                text = f"the container {name} is {after.state} though Docker was asked to stop it"
+                raise RuntimeFailed("stuck", text) from failed
+
+    def start(self, name: str, deadline_seconds: float) -> None:
+        """Start it; one that runs already is left alone."""
+        with self._calls(name, deadline_seconds) as (engine, call, inspected):
+            before = self._read(engine, call, inspected)
+            if before.state is RuntimeState.RUNNING:
+                return
+            _may(before, "start")
+            call.start(before.id)
+            state = call.inspect(before.id).get("State") or {}
+            if not state.get("Running"):
+                code = state.get("ExitCode")
+                raise RuntimeFailed("refused", f"the container {name} ended at once, with exit code {code}")
+
+    def limit(self, name: str, limits: Limits, deadline_seconds: float) -> tuple[str, ...]:
+        """Set live limits; returns a sentence for each one that was left out, and why. Never below use."""
+        with self._calls(name, deadline_seconds) as (_, call, inspected):
+            key, now = _key(inspected), limiting.limits_of(inspected)
+            running = bool((inspected.get("State") or {}).get("Running"))
+            used = limiting.used_bytes(call.stats(inspected["Id"])) if running else None
+            plan = limiting.plan(limits, now, self._book.before(key) or now, used)
+            left_out = list(plan.left_out)
+            for what, change in plan.changes.items():
+                self._book.remember(key, now)
+                try:
+                    call.update(inspected["Id"], change)
+                except RuntimeFailed as problem:
+                    if problem.kind != "refused":
+                        raise
+                    left_out.append(f"no {what} limit, since {_swap_said(what, str(problem))}")
+            return tuple(left_out)
+
+    def unlimit(self, name: str, deadline_seconds: float) -> None:
+        """Put the limits back that were there before the first `limit`."""
+        with self._calls(name, deadline_seconds) as (_, call, inspected):
+            key, now = _key(inspected), limiting.limits_of(inspected)
+            owner = self._book.before(key)
+            if owner is None:
+                return
+            for change in limiting.undoing(owner):
+                touched = any(now[word] != owner.get(word, 0) for word in change)
+                if touched and any(now[word] != value for word, value in change.items()):
+                    call.update(inspected["Id"], change)
+            self._book.forget(key)
+
+    def _read(self, engine: Engine, call: Call, inspected: dict[str, Any]) -> RuntimeReading:
+        clocks = readings.Clocks(time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
+        shared_by = self._sharing(call, inspected)
+        reading = readings.reading_of(inspected, shared_by, self._env_folder, clocks)
+        self._where[reading.name] = engine
+        return reading
+
+    def _sharing(self, call: Call, inspected: dict[str, Any]) -> list[str]:
+        """The running containers that live in this one's namespaces."""
+        this = str(inspected.get("Id", ""))
+        listed = [entry for entry in call.running() if entry.get("Id") != this][:INSPECT_LIMIT]
+        names, name = [], readings.name_of(inspected)
+        for entry in listed:
+            other = str(entry.get("Id", ""))
+            if other not in self._joins:
+                seen = call.known(other)
+                self._joins[other] = frozenset() if seen is None else readings.joins(seen)
+            if any(this.startswith(joined) or joined == name for joined in self._joins[other]):
+                names.append(str((entry.get("Names") or [other])[0]).lstrip("/"))
+        here = {str(entry.get("Id", "")) for entry in listed}
+        self._joins = {other: joined for other, joined in self._joins.items() if other in here}
+        return sorted(names)
+
+    @contextlib.contextmanager
+    def _calls(self, name: str, deadline_seconds: float) -> Iterator[tuple[Engine, Call, dict[str, Any]]]:
+        """One operation on the engine that has a container of this name."""
+        deadline_at = time.monotonic() + deadline_seconds
+        engine = self._where.get(name) or self._holder(name, deadline_at)
+        with engine.calls(deadline_at - time.monotonic()) as call:
+            yield engine, call, call.inspect(name)
+
+    def _holder(self, name: str, deadline_at: float) -> Engine:
+        candidates = self._candidates()
+        for engine in candidates[:-1]:
+            with contextlib.suppress(RuntimeFailed), engine.calls(deadline_at - time.monotonic()) as call:
+                if call.known(name) is not None:
+                    return engine
+        return candidates[-1]
+
+    def _candidates(self) -> list[Engine]:
+        """Where a Docker may listen; the usual place always, so that its absence has a name."""
+        addresses = [self._chosen] if self._chosen else [*_rootless_addresses(), DEFAULT_ADDRESS]
+        return [self._engines.setdefault(address, Engine(address)) for address in addresses]
+
+
+def _rootless_addresses() -> list[str]:
+    """The sockets of those who run a Docker of their own, as far as this process may see them."""
+    try:
+        return [f"unix://{path}" for path in sorted(_USERS.glob("*/docker.sock"))]
+    except OSError:
+        return []
+
+
+def is_main(inspected: dict[str, Any], pid: int) -> bool:
+    """Whether a process is a container's first, or the child of one that only reaps (``--init``)."""
+    main = readings.main_pid(inspected)
+    return main is not None and (main == pid or main == _parent_of(pid))
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        return int(stat.rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _running_as(call: Call, pid: int) -> dict[str, Any] | None:
+    for entry in call.running()[:INSPECT_LIMIT]:
+        inspected = call.known(str(entry.get("Id", "")))
+        if inspected is not None and readings.main_pid(inspected) == pid:
+            return inspected
+    return None
+
+
+def _may(reading: RuntimeReading, verb: str) -> None:
+    """The last look before the act: what was true when it was decided may have changed."""
+    if verb not in reading.verbs:
+        raise RuntimeFailed("refused", reading.cannot)
+
+
+def _key(inspected: dict[str, Any]) -> str:
+    """A container that compose made anew has the owner's limits again, so its id counts, not its name."""
+    return f"docker:{inspected.get('Id', '')}"
+
+
+def _swap_said(what: str, text: str) -> str:
+    """Docker's refusal, with the reason that its words only hint at."""
+    swap = "swap" in text.lower() or "memsw" in text
+    return (
+        f"Docker refused it because of swap: {text}"
+        if what == "memory" and swap
+        else f"Docker refused it: {text}"
+    )

@@ -1,0 +1,185 @@
+"""One Docker engine: calls under one total deadline, and their failures by name.
+
+A time-out of the SDK is per socket operation, so an answer that drips can outlast the deadline; then the lane
+that the call runs in gives it up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import requests
+from docker.api import APIClient
+from docker.errors import APIError, DockerException, NotFound
+from docker.utils import kwargs_from_env
+
+from ollama_guard.core.events import one_line
+from ollama_guard.errors import RuntimeFailed
+
+DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
+# The oldest API with a one-shot reading of use (Docker 20.10); said until the engine has told its own.
+_FIRST_VERSION = "1.41"
+# What a socket proxy answers to a call that it does not grant.
+DENIED_CODES = (401, 403)
+# Seconds; the SDK takes 0 for "no time-out".
+_SHORTEST_SECONDS = 0.001
+
+
+class Call:
+    """The calls of one operation; each may take what is left of its time, and raises only `RuntimeFailed`."""
+
+    def __init__(self, client: Any, address: str, deadline_at: float) -> None:
+        self._client = client
+        self._address = address
+        self._deadline_at = deadline_at
+
+    @property
+    def left_seconds(self) -> float:
+        """What is left of the total deadline, never 0."""
+        return max(self._deadline_at - time.monotonic(), _SHORTEST_SECONDS)
+
+    @contextlib.contextmanager
+    def _api(self) -> Iterator[Any]:
+        self._client.timeout = self.left_seconds
+        with naming(self._address):
+            yield self._client
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        """All that Docker knows of a container."""
+        with self._api() as api:
+            return _mapping(api.inspect_container(container))
+
+    def known(self, container: str) -> dict[str, Any] | None:
+        """As `inspect`; None for one that Docker doesn't know."""
+        try:
+            return self.inspect(container)
+        except RuntimeFailed as problem:
+            if problem.kind == "gone":
+                return None
+            raise
+
+    def running(self) -> list[dict[str, Any]]:
+        """Every container that runs or is paused, in short."""
+        with self._api() as api:
+            return [_mapping(entry) for entry in api.containers()]
+
+    def stop(self, container: str, grace_seconds: int, spare_seconds: float) -> None:
+        """SIGTERM, then SIGKILL; no restart policy brings it back. ``spare_seconds`` are left over."""
+        with self._api() as api:
+            # The SDK adds the grace to its time-out.
+            api.timeout = max(self.left_seconds - grace_seconds - spare_seconds, _SHORTEST_SECONDS)
+            api.stop(container, timeout=grace_seconds)
+
+    def start(self, container: str) -> None:
+        """Start it; one that runs is left alone."""
+        with self._api() as api:
+            api.start(container)
+
+    def stats(self, container: str) -> dict[str, Any]:
+        """What it uses now, without the second reading that takes a second."""
+        with self._api() as api:
+            return _mapping(api.stats(container, stream=False, one_shot=True))
+
+    def update(self, container: str, changes: Mapping[str, int]) -> None:
+        """Change live limits; the SDK's own call doesn't know ``NanoCpus``."""
+        with self._api() as api:
+            url = f"{api.base_url}/v{api.api_version}/containers/{container}/update"
+            response = api.post(url, json=dict(changes), timeout=self.left_seconds)
+            if not response.ok:
+                kind = "denied" if response.status_code in DENIED_CODES else "refused"
+                raise RuntimeFailed(kind, _said(response))
+
+
+class Engine:
+    """One engine at one address; each operation opens a connection of its own: a restart is no matter."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._version: str | None = None
+
+    @contextlib.contextmanager
+    def calls(self, deadline_seconds: float) -> Iterator[Call]:
+        """The calls of one operation; whatever goes wrong in it is raised as `RuntimeFailed`."""
+        deadline_at = time.monotonic() + deadline_seconds
+        try:
+            with naming(self.address):
+                if self._version is None:
+                    with contextlib.closing(self._client(_FIRST_VERSION, deadline_seconds)) as client:
+                        self._version = str(client.version(api_version=False)["ApiVersion"])
+                client = self._client(self._version, deadline_seconds)
+            with contextlib.closing(client):
+                yield Call(client, self.address, deadline_at)
+        except RuntimeFailed as problem:
+            if problem.kind in ("absent", "hanging", "bad_answer"):
+                self._version = None  # it may be another engine by the next call
+            raise
+
+    def _client(self, version: str, timeout_seconds: float) -> Any:
+        chosen = kwargs_from_env({**os.environ, "DOCKER_HOST": self.address})
+        client = APIClient(version=version, timeout=timeout_seconds, **chosen)
+        client.trust_env = False
+        return client
+
+
+@contextlib.contextmanager
+def naming(address: str) -> Iterator[None]:
+    """Raise our own exception for whatever goes wrong inside."""
+    try:
+        yield
+    except (requests.RequestException, DockerException, OSError, LookupError, ValueError, TypeError) as bad:
+        raise named(bad, address) from bad
+
+
+def named(problem: Exception, address: str) -> RuntimeFailed:
+    """Our own exception for one of the SDK's, of requests' or of the socket's."""
+    if isinstance(problem, NotFound):
+        return RuntimeFailed("gone", f"Docker does not know it: {_explained(problem)}")
+    if isinstance(problem, APIError):
+        kind = "denied" if problem.status_code in DENIED_CODES else "refused"
+        return RuntimeFailed(kind, f"Docker refused: {_explained(problem)}")
+    cause = _system_error(problem)
+    if isinstance(problem, requests.Timeout) or isinstance(cause, (TimeoutError, BlockingIOError)):
+        return RuntimeFailed("hanging", f"Docker at {address} did not answer in time")
+    if isinstance(cause, PermissionError):
+        return RuntimeFailed("denied", f"Docker's socket {address} may not be used by this user")
+    if isinstance(cause, (FileNotFoundError, ConnectionRefusedError)):
+        return RuntimeFailed("absent", f"no Docker listens at {address}: {cause.strerror}")
+    if isinstance(problem, requests.ConnectionError) or cause is not None:
+        return RuntimeFailed("absent", f"Docker at {address} went away during the call")
+    return RuntimeFailed("bad_answer", f"Docker at {address} answered oddly: {one_line(str(problem), 200)}")
+
+
+def _explained(problem: APIError) -> str:
+    return one_line(str(problem.explanation or problem), 300)
+
+
+def _said(response: Any) -> str:
+    try:
+        text = str(response.json()["message"])
+    except (ValueError, LookupError, TypeError):
+        text = f"HTTP {response.status_code}"
+    return one_line(text, 300)
+
+
+def _system_error(problem: BaseException) -> OSError | None:
+    """The socket's own error that a library's exception was made of."""
+    queue: list[object] = [problem]
+    for _ in range(20):  # exceptions hold each other in circles
+        if not queue:
+            break
+        inner = queue.pop(0)
+        if isinstance(inner, BaseException):
+            if isinstance(inner, OSError) and not isinstance(inner, requests.RequestException):
+                return inner
+            queue += [*inner.args, getattr(inner, "reason", None), inner.__cause__, inner.__context__]
+    return None
+
+
+def _mapping(answer: object) -> dict[str, Any]:
+    if not isinstance(answer, dict):
+        raise TypeError(f"{type(answer).__name__} instead of an object")
+    return answer

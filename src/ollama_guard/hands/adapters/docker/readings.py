@@ -1,0 +1,147 @@
+"""What Docker says of a container, as a `RuntimeReading`; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import PurePath
+from typing import Any
+
+from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
+from ollama_guard.hands.adapters.docker.limits import AS_GOOD_AS_NONE_BYTES
+
+AUTHORITY_LABEL = "ollama-guard.authority"
+ENTRYPOINT = "ollama-guard-entrypoint"
+# Labels of those who start another container in the place of one that was stopped.
+_ORCHESTRATORS = {
+    "com.docker.swarm.service.name": "Swarm's service",
+    "io.kubernetes.pod.name": "Kubernetes' pod",
+}
+_ENVIRONMENT_PREFIXES = ("OLLAMA_", "LLAMA_ARG_")
+_ENVIRONMENT_LIMIT = 40
+_VERBS = ("stop", "start", "restart", "limit")
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Boottime and epoch seconds of one moment, to tell the one from the other."""
+
+    boottime: float
+    wall: float
+
+
+def main_pid(inspected: Mapping[str, Any]) -> int | None:
+    """The container's first process as this machine numbers it, None while it has none."""
+    return _part(inspected, "State").get("Pid") or None
+
+
+def name_of(inspected: Mapping[str, Any]) -> str:
+    """The container's name as people say it."""
+    return str(inspected.get("Name") or inspected.get("Id") or "?").lstrip("/")
+
+
+def reading_of(
+    inspected: Mapping[str, Any], shared_by: Sequence[str], env_folder: str, clocks: Clocks
+) -> RuntimeReading:
+    """All that matters of a container; ``shared_by`` names those that live in its namespaces."""
+    host, config = _part(inspected, "HostConfig"), _part(inspected, "Config")
+    state = _part(inspected, "State")
+    labels = config.get("Labels") or {}
+    limit = host.get("Memory") or 0
+    constrainable = _has_entrypoint(inspected) and _has_mount(inspected, env_folder)
+    reading = RuntimeReading(
+        kind=RuntimeKind.DOCKER,
+        name=name_of(inspected),
+        state=_state_of(state),
+        read_at=clocks.boottime,
+        id=str(inspected.get("Id", "")),
+        server_pid=main_pid(inspected),
+        started_at=_started_at(state, clocks),
+        verbs=_VERBS,
+        hint="" if constrainable else _hint(inspected, env_folder),
+        constrainable=constrainable,
+        auto_remove=bool(host.get("AutoRemove")),
+        shared_by=tuple(shared_by),
+        authority=labels.get(AUTHORITY_LABEL) == "server",
+        unhealthy=_part(state, "Health").get("Status") == "unhealthy",
+        memory_limit_bytes=limit if 0 < limit < AS_GOOD_AS_NONE_BYTES else None,
+        environment=_environment(config.get("Env") or []),
+    )
+    cannot = _why_not(reading, labels)
+    return replace(reading, verbs=("limit",), cannot=cannot) if cannot else reading
+
+
+def joins(inspected: Mapping[str, Any]) -> frozenset[str]:
+    """The containers (ids or names) whose network, processes or shared memory a container lives in."""
+    host = _part(inspected, "HostConfig")
+    modes = (str(host.get(key) or "") for key in ("NetworkMode", "PidMode", "IpcMode"))
+    return frozenset(mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))
+
+
+def _state_of(state: Mapping[str, Any]) -> RuntimeState:
+    if state.get("Restarting") or state.get("Status") == "removing":
+        return RuntimeState.CHANGING
+    if state.get("Paused"):
+        return RuntimeState.PAUSED
+    if state.get("Running"):
+        return RuntimeState.RUNNING
+    return RuntimeState.STOPPED
+
+
+def _why_not(reading: RuntimeReading, labels: Mapping[str, str]) -> str:
+    """Why the container is neither stopped nor started, in one sentence, or ""."""
+    if reading.auto_remove:
+        return f"the container {reading.name} was run with --rm: stopping it would delete it and its volumes"
+    if reading.shared_by:
+        others = ", ".join(reading.shared_by)
+        return f"{others} lives in the namespaces of the container {reading.name} and would lose them"
+    for label, who in _ORCHESTRATORS.items():
+        if label in labels:
+            return f"{who} {labels[label]} would start another container in the place of {reading.name}"
+    if reading.state is RuntimeState.PAUSED:
+        return f"the container {reading.name} is paused, by somebody who has a reason"
+    return ""
+
+
+def _hint(inspected: Mapping[str, Any], env_folder: str) -> str:
+    lines = []
+    if not _has_mount(inspected, env_folder):
+        lines.append(f'volumes: ["{env_folder}:{env_folder}:ro"]')
+    if not _has_entrypoint(inspected):
+        lines.append(f'entrypoint: ["/bin/sh", "{env_folder}/{ENTRYPOINT}"]')
+    return f"to let it be constrained, add to its service in the compose file: {'; '.join(lines)}"
+
+
+def _has_entrypoint(inspected: Mapping[str, Any]) -> bool:
+    words = _part(inspected, "Config").get("Entrypoint") or []
+    return any(PurePath(str(word)).name.startswith(ENTRYPOINT) for word in words)
+
+
+def _has_mount(inspected: Mapping[str, Any], env_folder: str) -> bool:
+    """The folder itself, or a folder above it; in a guard that is a container, by where it is mounted."""
+    wanted = PurePath(env_folder)
+    mounts = inspected.get("Mounts") or []
+    places = [PurePath(str(mount.get(key) or "-")) for mount in mounts for key in ("Source", "Destination")]
+    return any(place == wanted or (place in wanted.parents and place != PurePath("/")) for place in places)
+
+
+def _started_at(state: Mapping[str, Any], clocks: Clocks) -> float | None:
+    # Nanoseconds, and more digits than Python reads: the seconds are enough, and 0001 is "never".
+    text = str(state.get("StartedAt") or "")[:19]
+    try:
+        started = datetime.fromisoformat(f"{text}+00:00").timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return clocks.boottime - (clocks.wall - started) if started > 0 else None
+
+
+def _environment(lines: Sequence[object]) -> dict[str, str]:
+    pairs = [str(line).partition("=") for line in lines]
+    ours = [(key, value[:200]) for key, _, value in pairs if key.startswith(_ENVIRONMENT_PREFIXES)]
+    return dict(ours[:_ENVIRONMENT_LIMIT])
+
+
+def _part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    part = document.get(key)
+    return part if isinstance(part, Mapping) else {}

@@ -1,0 +1,57 @@
+"""The limits that runtimes had before the guard set any, in a file that outlives the guard."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+from ollama_guard.errors import RuntimeFailed
+from ollama_guard.hands.files import replace_file
+
+NAME = "limits.json"
+
+
+class RememberedLimits:
+    """`LimitsBook` in the state directory; several threads may use it."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / NAME
+        self._lock = threading.Lock()
+
+    def before(self, runtime: str) -> dict[str, int] | None:
+        """The owner's own limits, or None while the guard has set none."""
+        return self._read().get(runtime)
+
+    def remember(self, runtime: str, limits: dict[str, int]) -> None:
+        """Keep the owner's limits, unless they are known already; raises `RuntimeFailed` if it can't."""
+        with self._lock:
+            known = self._read()
+            if runtime not in known:
+                self._write(known | {runtime: limits})
+
+    def forget(self, runtime: str) -> None:
+        """The owner's limits are in force again."""
+        with self._lock:
+            known = self._read()
+            if known.pop(runtime, None) is not None:
+                self._write(known)
+
+    def _read(self) -> dict[str, dict[str, int]]:
+        """All that is known; a file that is none of ours tells nothing, and is written anew."""
+        try:
+            document = json.loads(self._path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return {
+            str(name): {str(key): value for key, value in limits.items() if isinstance(value, int)}
+            for name, limits in (document.items() if isinstance(document, dict) else ())
+            if isinstance(limits, dict)
+        }
+
+    def _write(self, known: dict[str, dict[str, int]]) -> None:
+        try:
+            replace_file(self._path, json.dumps(known, indent=1).encode() + b"\n")
+        except OSError as problem:
+            text = f"what the limits were can't be kept in {self._path}: {problem.strerror}"
+            raise RuntimeFailed("denied", text) from problem
