@@ -11,7 +11,9 @@ from typing import Protocol
 
 from ollama_guard.channel import Channel
 from ollama_guard.core.policy import Policy
+from ollama_guard.hands import acting_on_servers
 from ollama_guard.hands.acting import Actor
+from ollama_guard.hands.acting_on_servers import ServerActor
 from ollama_guard.hands.desk import Desk
 from ollama_guard.hands.faces import Meter, StatusBoard, StatusFile
 from ollama_guard.hands.journal import log
@@ -19,6 +21,7 @@ from ollama_guard.hands.lanes import Clock, Mailbox
 from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.models import Models
 from ollama_guard.hands.recording import Recording
+from ollama_guard.hands.runtimes import Runtimes
 from ollama_guard.hands.watch import OllamaWatch
 from ollama_guard.hands.weighing import Scales
 from ollama_guard.wire import (
@@ -31,6 +34,7 @@ from ollama_guard.wire import (
     Recorded,
     Replied,
     SceneTold,
+    ServersTold,
     StatusPosted,
 )
 
@@ -62,6 +66,8 @@ class Parts:
     models: Models
     scales: Scales
     recording: Recording
+    runtimes: Runtimes
+    server_actor: ServerActor
 
 
 class Dispatcher:
@@ -76,6 +82,7 @@ class Dispatcher:
         self._clock = clock
         self._timed: tuple[Timed, ...] = (
             parts.watch, parts.file, parts.meter, parts.ledger, parts.recording, parts.scales,
+            parts.runtimes,
         )  # fmt: skip
         self._beat_at = 0.0
         self._stopping = False
@@ -113,6 +120,7 @@ class Dispatcher:
         for part in self._timed:
             part.step()
         self._parts.actor.check()
+        self._parts.server_actor.check()
         now = self._clock()
         if now >= self._beat_at:
             self._beat_at = now + BEAT_SECONDS
@@ -121,6 +129,8 @@ class Dispatcher:
     def _handle(self, message: Message) -> None:
         parts = self._parts
         match message:
+            case ActionPosted(action) if action.kind in acting_on_servers.KINDS:
+                parts.server_actor.act(action)
             case ActionPosted(action):
                 parts.actor.act(action, parts.watch.port)
             case PollWanted(reason, pressed):
@@ -138,6 +148,9 @@ class Dispatcher:
                 self.policy = policy
                 parts.watch.follow(policy)
                 parts.recording.follow(policy.record)
+                parts.runtimes.follow(policy)
+            case ServersTold(servers):
+                parts.runtimes.told(servers)
             case Recorded():
                 parts.recording.recorded(message)
             case _:

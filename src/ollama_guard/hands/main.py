@@ -22,8 +22,10 @@ from ollama_guard.core.policy import Policy
 from ollama_guard.errors import ServiceUnavailable
 from ollama_guard.hands import process
 from ollama_guard.hands.acting import Actor
+from ollama_guard.hands.acting_on_servers import ServerActor
 from ollama_guard.hands.adapters.ollama import OllamaAdapter
 from ollama_guard.hands.desk import Desk
+from ollama_guard.hands.environment import EnvironmentFile
 from ollama_guard.hands.faces import Meter, StatusBoard, StatusFile
 from ollama_guard.hands.journal import configure, log
 from ollama_guard.hands.lanes import Mailbox, boottime
@@ -31,8 +33,10 @@ from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.link import Dispatcher, Parts
 from ollama_guard.hands.models import Known, Models
 from ollama_guard.hands.recording import Recording
+from ollama_guard.hands.runtimes import Runtimes
 from ollama_guard.hands.watch import OllamaWatch
 from ollama_guard.hands.weighing import Scales
+from ollama_guard.hands.wiring import runtime_ports
 from ollama_guard.store.footprints import FootprintStore
 
 # Bytes; a policy with hundreds of model rules stays far below it.
@@ -91,6 +95,7 @@ def build(
     watch = OllamaWatch(policy, OllamaAdapter, mailbox, channel.send, boottime)
     ledger = LedgerKeeper(FootprintStore(state_dir / "footprints.sqlite"), mailbox, channel.send, boottime)
     models = Models(mailbox, channel.send, lambda: Known(dispatcher.policy, watch.catalogue, ledger.ledger))
+    runtimes = Runtimes(policy, runtime_ports(state_dir), state_dir, mailbox, channel.send, boottime)
     parts = Parts(
         watch=watch,
         actor=Actor(mailbox, channel.send, boottime),
@@ -102,6 +107,10 @@ def build(
         models=models,
         scales=scales,
         recording=Recording(state_dir, policy.record, channel.send, mailbox, boottime),
+        runtimes=runtimes,
+        server_actor=ServerActor(
+            runtimes.by_name, EnvironmentFile(state_dir), mailbox, channel.send, boottime, runtimes.acted
+        ),
     )
     dispatcher = Dispatcher(channel, mailbox, parts, policy, boottime)
     status = status_app(board, models)

@@ -1,22 +1,24 @@
-"""The limits that runtimes had before the guard set any, in a file that outlives the guard."""
+"""What must outlive the guard of how Ollama is run: the limits before its own, and its names."""
 
 from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
+from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.files import replace_file
 
-NAME = "limits.json"
+LIMITS_NAME, RUNTIMES_NAME = "limits.json", "runtimes.json"
 
 
 class RememberedLimits:
     """`LimitsBook` in the state directory; several threads may use it."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / NAME
+        self._path = state_dir / LIMITS_NAME
         self._lock = threading.Lock()
 
     def before(self, runtime: str) -> dict[str, int] | None:
@@ -55,3 +57,26 @@ class RememberedLimits:
         except OSError as problem:
             text = f"what the limits were can't be kept in {self._path}: {problem.strerror}"
             raise RuntimeFailed("denied", text) from problem
+
+
+class RememberedRuntimes:
+    """The names of the runtimes that servers were run by, so that a stopped one can be started again."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / RUNTIMES_NAME
+
+    def read(self) -> tuple[tuple[RuntimeKind, str], ...]:
+        """Kind and name of each; none where there is no such file."""
+        try:
+            document = json.loads(self._path.read_bytes())
+            return tuple((RuntimeKind(entry["kind"]), str(entry["name"])) for entry in document)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return ()
+
+    def write(self, names: Iterable[tuple[RuntimeKind, str]]) -> None:
+        """Keep exactly these; raises `RuntimeFailed`."""
+        document = [{"kind": kind.value, "name": name} for kind, name in sorted(names)]
+        try:
+            replace_file(self._path, json.dumps(document, indent=1).encode() + b"\n")
+        except OSError as problem:
+            raise RuntimeFailed("denied", f"{self._path} can't be written: {problem.strerror}") from problem

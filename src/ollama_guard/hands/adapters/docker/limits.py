@@ -22,7 +22,7 @@ _KEYS = ("Memory", "MemorySwap", "NanoCpus", "CpuQuota", "CpuPeriod")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``changes``: what Docker is asked, a request for each limit; ``left_out``: a sentence for the others."""
+    """``changes``: what Docker is asked, limit by limit; ``left_out``: a sentence for each of the others."""
 
     changes: dict[str, dict[str, int]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
