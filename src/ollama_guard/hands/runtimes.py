@@ -15,6 +15,7 @@ from typing import cast
 from ollama_guard.core.model import ServerReading
 from ollama_guard.core.policy import OllamaPolicy, Policy
 from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
+from ollama_guard.hands.announcing import Announcer
 from ollama_guard.hands.journal import log
 from ollama_guard.hands.lanes import Clock, Lane, Mailbox, Result
 from ollama_guard.hands.looking import SHORT_ID, Key, Look, Looked, PortOf, failed
@@ -61,7 +62,7 @@ class Runtimes:
         self._servers: dict[Key, ServerReading] = {}
         self._readings: dict[Name, RuntimeReading] = {}
         self._left_at: dict[Name, float] = {}
-        self._told: dict[Name, tuple[object, ...]] = {}
+        self._announcer = Announcer()
         self._kept: frozenset[Name] | None = None
         self._asking = False
         self._due_at, self._wait_seconds = 0.0, UNSETTLED_SECONDS
@@ -140,7 +141,7 @@ class Runtimes:
                 self._readings[name] = self._still(failed(*name, "hanging", str(result.error)))
         self._forget()
         for reading in self._all():
-            self._tell(reading)
+            self._announcer.tell(reading)
         self._keep()
         settled = all(self._is_settled(reading) for reading in self._all())
         delay = CALM_SECONDS if settled else self._wait_seconds
@@ -201,29 +202,12 @@ class Runtimes:
                 self._policy.runtime_name,
             ):
                 del self._readings[name]
-                self._told.pop(name, None)
 
     def _patience(self, reading: RuntimeReading) -> float | None:
         """Seconds after which a runtime in this state is forgotten; None: never."""
         if reading.state is RuntimeState.GONE:
             return 0.0 if reading.kind is RuntimeKind.PROCESS else GONE_SECONDS
         return STOPPED_SECONDS if reading.state is RuntimeState.STOPPED and self._found else None
-
-    def _tell(self, reading: RuntimeReading) -> None:
-        """Say how a server is run, and what can't be done to it, when that is new."""
-        news = (reading.verbs, reading.cannot, reading.constrainable, reading.error)
-        name = (reading.kind, reading.name)
-        if self._told.get(name) == news or reading.state is RuntimeState.GONE:
-            return
-        self._told[name] = news
-        fields = {"kind": reading.kind.value, "name": reading.name, "verbs": " ".join(reading.verbs)}
-        if reading.error:
-            text = f"how Ollama is run can't be read ({reading.kind} {reading.name}): {reading.reason}"
-            log().warning("runtime.failed", message=text, error=reading.error, **fields)
-            return
-        parts = (f"Ollama is run by {_said(reading)}", reading.cannot, reading.hint)
-        text = "; ".join(part for part in parts if part)
-        log().notice("runtime.found", message=text, constrainable=reading.constrainable, **fields)
 
     def _keep(self) -> None:
         """Have the names outlive this process: a stopped Ollama must be startable after the guard's death."""
@@ -238,13 +222,3 @@ class Runtimes:
 def _said_if_failed(result: Result) -> None:
     if result.error is not None:
         log().warning("guard.warned", message=f"how Ollama is run is not remembered: {result.error}")
-
-
-def _said(reading: RuntimeReading) -> str:
-    match reading.kind:
-        case RuntimeKind.DOCKER:
-            return f"Docker, as the container {reading.name}"
-        case RuntimeKind.SYSTEMD:
-            return f"systemd, as {reading.name}"
-        case RuntimeKind.PROCESS:
-            return "nobody: it is a bare process"
