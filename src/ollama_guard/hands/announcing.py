@@ -1,4 +1,4 @@
-"""Says in the log how servers are run, what can't be done to them, and what would help; once, while it is new."""
+"""Says in the log how servers are run, what can't be done to them, what would help; once, while it is new."""
 
 from __future__ import annotations
 
