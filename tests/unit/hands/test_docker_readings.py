@@ -1,0 +1,191 @@
+"""What is made of Docker's answers: readings, verbs and limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ollama_guard.core.runtime import Limits, RuntimeState, container_id_of
+from ollama_guard.hands.adapters.docker import limits as limiting
+from ollama_guard.hands.adapters.docker import readings
+
+ENV = "/var/lib/ollama-guard/env"
+ID = "ab" * 32
+CLOCKS = readings.Clocks(1000.0, 1_800_000_000.0)
+GIB = 1024**3
+
+
+def inspected(**changes: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "Id": ID,
+        "Name": "/ollama",
+        "State": {
+            "Status": "running",
+            "Running": True,
+            "Pid": 77,
+            "StartedAt": "2027-01-15T08:00:00.123456789Z",
+        },
+        "HostConfig": {"Memory": 0, "MemorySwap": 0, "NanoCpus": 0, "CpuQuota": 0, "CpuPeriod": 0},
+        "Config": {
+            "Labels": {},
+            "Env": ["PATH=/bin", "OLLAMA_HOST=0.0.0.0:11434"],
+            "Entrypoint": ["/bin/ollama"],
+        },
+        "Mounts": [],
+    }
+    for part, values in changes.items():
+        document[part] = document[part] | values if isinstance(document[part], dict) else values
+    return document
+
+
+def reading(*shared_by: str, **changes: Any) -> Any:
+    return readings.reading_of(inspected(**changes), shared_by, ENV, CLOCKS)
+
+
+def test_a_plain_container_may_have_everything_done_to_it() -> None:
+    seen = reading()
+    assert (seen.name, seen.id, seen.server_pid, seen.state) == ("ollama", ID, 77, RuntimeState.RUNNING)
+    assert seen.verbs == ("stop", "start", "restart", "limit")
+    assert seen.started_at == 1000.0
+    assert seen.environment == {"OLLAMA_HOST": "0.0.0.0:11434"}
+    assert seen.cannot == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"HostConfig": {"AutoRemove": True}}, "--rm"),
+        ({"Config": {"Labels": {"com.docker.swarm.service.name": "ai_ollama"}}}, "Swarm's service ai_ollama"),
+        ({"State": {"Paused": True}}, "paused"),
+    ],
+)
+def test_a_container_that_may_not_be_stopped_says_why(changes: dict[str, Any], why: str) -> None:
+    seen = reading(**changes)
+    assert seen.verbs == ("limit",)
+    assert why in seen.cannot
+
+
+def test_a_container_whose_namespaces_are_shared_names_who_would_lose_them() -> None:
+    seen = reading("webui")
+    assert seen.verbs == ("limit",)
+    assert "webui" in seen.cannot
+    assert seen.shared_by == ("webui",)
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"Running": False, "Status": "exited", "Pid": 0}, RuntimeState.STOPPED),
+        ({"Restarting": True}, RuntimeState.CHANGING),
+        ({"Status": "removing", "Running": False}, RuntimeState.CHANGING),
+        ({"Paused": True}, RuntimeState.PAUSED),
+    ],
+)
+def test_states_are_told(state: dict[str, Any], told: RuntimeState) -> None:
+    assert reading(State=state).state is told
+
+
+def test_it_is_constrainable_with_our_entrypoint_and_the_mounted_folder_only() -> None:
+    entrypoint = {"Entrypoint": ["/bin/sh", f"{ENV}/ollama-guard-entrypoint"]}
+    mount = [{"Source": ENV, "Destination": ENV}]
+    assert reading(Config=entrypoint, Mounts=mount).constrainable
+    without_mount = reading(Config=entrypoint)
+    assert not without_mount.constrainable
+    assert f'volumes: ["{ENV}:{ENV}:ro"]' in without_mount.hint
+    assert "entrypoint:" not in without_mount.hint
+    assert "entrypoint:" in reading(Mounts=mount).hint
+
+
+def test_label_health_and_limit_are_told() -> None:
+    seen = reading(
+        Config={"Labels": {"ollama-guard.authority": "server"}},
+        State={"Health": {"Status": "unhealthy"}},
+        HostConfig={"Memory": 3 * GIB},
+    )
+    assert seen.authority
+    assert seen.unhealthy
+    assert seen.memory_limit_bytes == 3 * GIB
+    assert reading(HostConfig={"Memory": limiting.AS_GOOD_AS_NONE_BYTES}).memory_limit_bytes is None
+
+
+@pytest.mark.parametrize("part", ["State", "HostConfig", "Config", "Mounts"])
+def test_a_part_that_is_missing_breaks_nothing(part: str) -> None:
+    document = inspected()
+    document[part] = None
+    assert readings.reading_of(document, (), ENV, CLOCKS).name == "ollama"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "container"),
+    [
+        (f"/docker/{ID}", ID),
+        (f"/system.slice/docker-{ID}.scope", ID),
+        (f"/user.slice/user-1000.slice/user@1000.service/user.slice/docker-{ID}.scope", ID),
+        (f"/docker/{'cd' * 32}/docker/{ID}/init", ID),
+        (f"/machine.slice/libpod-{ID}.scope", None),
+        ("/system.slice/ollama.service", None),
+        ("/", None),
+    ],
+)
+def test_the_container_s_id_is_read_from_its_cgroup(cgroup: str, container: str | None) -> None:
+    assert container_id_of(cgroup) == container
+
+
+def planned(wanted: Limits, used: int | None = 1 * GIB, **host: int) -> limiting.Plan:
+    now = limiting.limits_of(inspected(HostConfig=host))
+    return limiting.plan(wanted, now, now, used)
+
+
+def test_a_container_without_limits_gets_them_and_no_swap_on_top() -> None:
+    assert planned(Limits(3 * GIB, 2.0)) == limiting.Plan(
+        {
+            "memory": {"Memory": 3 * GIB, "MemorySwap": 3 * GIB},
+            "cpus": {"CpuPeriod": 100_000, "CpuQuota": 200_000},
+        }
+    )
+
+
+def test_the_swap_that_the_owner_allowed_stays_allowed() -> None:
+    plan = planned(Limits(3 * GIB), Memory=8 * GIB, MemorySwap=9 * GIB)
+    assert plan.changes["memory"] == {"Memory": 3 * GIB, "MemorySwap": 4 * GIB}
+    plan = planned(Limits(3 * GIB), Memory=8 * GIB, MemorySwap=-1)
+    assert plan.changes["memory"] == {"Memory": 3 * GIB, "MemorySwap": -1}
+
+
+def test_cpus_are_said_in_the_owner_s_own_words() -> None:
+    assert planned(Limits(cpus=2.0), NanoCpus=4_000_000_000).changes == {"cpus": {"NanoCpus": 2_000_000_000}}
+    plan = planned(Limits(cpus=2.0), CpuQuota=200_000, CpuPeriod=50_000)
+    assert plan.changes == {"cpus": {"CpuPeriod": 50_000, "CpuQuota": 100_000}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "used", "host", "why"),
+    [
+        (Limits(3 * GIB), 3 * GIB, {}, "it uses 3.0 GiB now"),
+        (Limits(3 * GIB), None, {"Memory": 2 * GIB}, "its owner gave it 2.0 GiB"),
+        (Limits(1024), None, {}, "none below 6 MiB"),
+        (Limits(cpus=2.0), None, {"NanoCpus": 1_000_000_000}, "its owner gave it 1"),
+        (Limits(cpus=2.0), None, {"CpuQuota": 50_000}, "its owner gave it 0.5"),
+    ],
+)
+def test_a_limit_that_is_left_out_has_its_sentence(
+    wanted: Limits, used: int | None, host: dict[str, int], why: str
+) -> None:
+    plan = planned(wanted, used, **host)
+    assert plan.changes == {}
+    assert len(plan.left_out) == 1
+    assert why in plan.left_out[0]
+
+
+def test_what_is_so_already_is_not_asked_again() -> None:
+    owner = limiting.limits_of(inspected())
+    now = owner | {"Memory": 3 * GIB, "MemorySwap": 3 * GIB}
+    assert limiting.plan(Limits(3 * GIB), now, owner, GIB) == limiting.Plan()
+
+
+def test_use_is_what_can_t_be_taken_away() -> None:
+    v1 = {"memory_stats": {"usage": 900, "stats": {"total_inactive_file": 300, "inactive_file": 1}}}
+    v2 = {"memory_stats": {"usage": 900, "stats": {"inactive_file": 300}}}
+    assert limiting.used_bytes(v1) == limiting.used_bytes(v2) == 600
+    assert limiting.used_bytes({"memory_stats": {}}) is None
