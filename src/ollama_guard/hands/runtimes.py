@@ -64,7 +64,7 @@ class Runtimes:
         self._left_at: dict[Name, float] = {}
         self._announcer = Announcer()
         self._kept: frozenset[Name] | None = None
-        self._asking = False
+        self._asking = self._warned = False
         self._due_at, self._wait_seconds = 0.0, UNSETTLED_SECONDS
         self._begin(policy)
 
@@ -216,9 +216,14 @@ class Runtimes:
             return
         self._kept = names
         deadline_at = self._clock() + LOOK_SECONDS
-        self._keeping.submit(lambda: self._remembered.write(names), deadline_at, _said_if_failed)
+        self._keeping.submit(lambda: self._remembered.write(names), deadline_at, self._on_kept)
 
-
-def _said_if_failed(result: Result) -> None:
-    if result.error is not None:
-        log().warning("guard.warned", message=f"how Ollama is run is not remembered: {result.error}")
+    def _on_kept(self, result: Result) -> None:
+        if result.error is None:
+            self._warned = False
+            return
+        self._kept = frozenset()  # so that it is tried again after the next look
+        if not self._warned:
+            self._warned = True
+            text = f"how Ollama is run is not remembered: {result.error}"
+            log().warning("guard.warned", message=text)
