@@ -22,7 +22,7 @@ TICKS  ?= 300000
 SOAK_TIMEOUT_SECONDS := 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs setup test test-unit test-scenarios test-integration test-real test-smallhost bench soak check format \
+.PHONY: help demo docs setup test test-unit test-scenarios test-integration test-real test-smallhost test-docker bench soak check format \
 	lock clean
 
 help: ## this list
@@ -48,6 +48,9 @@ test-real: setup ## against a real Ollama (downloads 200 MB and takes 3.1 GB of 
 
 test-smallhost: setup ## on a whole small machine in a cgroup (root)
 	$(PYTEST) tests/smallhost $(SIDE_BY_SIDE) --repeat $(REPEAT)
+
+test-docker: setup ## against a Docker engine of its own (root; installs docker.io where it is missing)
+	$(PYTEST) tests/docker $(SIDE_BY_SIDE)
 
 # Each runs also when one before it missed a budget; the last line says which did.
 bench: setup ## every benchmark, each with its control (root, an idle machine, 40 minutes)

@@ -1,7 +1,8 @@
 """Tiers, repetition and the fixtures that hand out beds.
 
 A test's folder is its tier. A tier that can't run here is skipped with its reason, unless the environment
-variable OLLAMA_GUARD_REQUIRE names it (a comma list: `real,smallhost`): then being unable is a failure.
+variable OLLAMA_GUARD_REQUIRE names it (a comma list: `real,smallhost,docker`): then being unable is a
+failure.
 """
 
 import os
@@ -17,13 +18,14 @@ import pytest
 
 from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
+from beds.docker import DockerEngine
 from beds.http import free_port as find_free_port
 from beds.ollama_install import Installation
 from beds.real_ollama import RealOllama, install_with_models, is_prepared
 from beds.smallhost import SmallHost
 from beds.yard import GIB
 
-TIERS = ("unit", "scenarios", "integration", "real", "smallhost")
+TIERS = ("unit", "scenarios", "integration", "real", "smallhost", "docker")
 """In the order in which they run: what fails fast fails first."""
 
 REPEATED = frozenset({"real", "smallhost"})
@@ -73,6 +75,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if (tier := _tier(item)) in REPEATED:
             item.add_marker(tier)
             item.add_marker(pytest.mark.xdist_group(_story(item)))
+        if tier == "docker":
+            item.add_marker(tier)
         if item.get_closest_marker("soak") and not config.getoption("soak"):
             item.add_marker(pytest.mark.skip(reason="a long form: `make soak` runs it"))
 
@@ -208,3 +212,25 @@ def small_host(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Small
                 _give_up(request, problem)
 
         yield switch_on
+
+
+@pytest.fixture(scope="session")
+def own_dockerd() -> Iterator[DockerEngine | BedUnavailable]:
+    """This worker's Docker engine, made when the first test asks for one."""
+    with ExitStack() as stack:
+        try:
+            engine: DockerEngine | BedUnavailable = stack.enter_context(DockerEngine())
+        except BedUnavailable as problem:
+            engine = problem
+        yield engine
+
+
+@pytest.fixture
+def docker_engine(
+    request: pytest.FixtureRequest, own_dockerd: DockerEngine | BedUnavailable
+) -> Iterator[DockerEngine]:
+    """A Docker engine (see beds/docker.py); its containers end with the test."""
+    if isinstance(own_dockerd, BedUnavailable):
+        _give_up(request, own_dockerd)
+    yield own_dockerd
+    own_dockerd.clear()

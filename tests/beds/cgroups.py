@@ -105,7 +105,7 @@ class MemoryCgroup:
     def __exit__(self, *_: object) -> None:
         self.kill_all()
         for path in filter(None, (self.v1, self.v2)):
-            _remove_tree(path)
+            remove_tree(path)
 
     def set_limit(self, limit_bytes: int) -> None:
         """Limit memory, and memory plus swap to the same, so that nothing can be swapped out."""
@@ -192,7 +192,7 @@ def _counter(path: Path, key: str) -> int:
     return int(fields[key])
 
 
-def _remove_tree(path: Path) -> None:
+def remove_tree(path: Path) -> None:
     """Remove a cgroup and those below it; a dying process may keep it busy for a moment."""
     deadline = time.monotonic() + REMOVAL_SECONDS
     while path.exists():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -46,6 +47,7 @@ class Call:
     def _api(self) -> Iterator[Any]:
         self._client.timeout = self.left_seconds
         with naming(self._address):
+            knock(self._address, self.left_seconds)
             yield self._client
 
     def inspect(self, container: str) -> dict[str, Any]:
@@ -107,6 +109,7 @@ class Engine:
         deadline_at = time.monotonic() + deadline_seconds
         try:
             with naming(self.address):
+                knock(self.address, deadline_seconds)
                 if self._version is None:
                     with contextlib.closing(self._client(_FIRST_VERSION, deadline_seconds)) as client:
                         self._version = str(client.version(api_version=False)["ApiVersion"])
@@ -123,6 +126,15 @@ class Engine:
         client = APIClient(version=version, timeout=timeout_seconds, **chosen)
         client.trust_env = False
         return client
+
+
+def knock(address: str, timeout_seconds: float) -> None:
+    """Connect once before the SDK does, which leaves its socket open when nobody listens."""
+    scheme, _, path = address.partition("://")
+    if scheme in ("unix", "http+unix"):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(timeout_seconds)
+            sock.connect(path)
 
 
 @contextlib.contextmanager
