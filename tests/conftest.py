@@ -19,6 +19,7 @@ import pytest
 from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
 from beds.docker import DockerEngine
+from beds.docker_ollama import ContainerOllama
 from beds.http import free_port as find_free_port
 from beds.ollama_install import Installation
 from beds.real_ollama import RealOllama, install_with_models, is_prepared
@@ -234,3 +235,14 @@ def docker_engine(
         _give_up(request, own_dockerd)
     yield own_dockerd
     own_dockerd.clear()
+
+
+@pytest.fixture
+def docker_ollama(
+    docker_engine: DockerEngine, ollama_installation: Installation
+) -> Iterator[Callable[..., ContainerOllama]]:
+    """Starts real servers in containers: `docker_ollama(container={"restart": "always"}, env=…)`."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(
+            ContainerOllama(docker_engine, ollama_installation, **options)
+        )

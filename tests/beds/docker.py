@@ -213,6 +213,11 @@ class DockerEngine:
                 api.start(made["Id"])
         return Container(self, made["Id"], name)
 
+    def remove(self, container: Container) -> None:
+        """Kill and delete one container with its anonymous volumes, if it is still there."""
+        with contextlib.suppress(APIError), self.api() as api:
+            api.remove_container(container.id, force=True, v=True)
+
     def clear(self) -> None:
         """Remove every container, and be up and awake for the next test."""
         self.thaw()

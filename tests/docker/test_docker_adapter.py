@@ -251,8 +251,8 @@ def test_entrypoint_mount_label_and_health_are_read(
     entrypoint.write_text('#!/bin/sh\nexec "$@"\n')
     container = docker_engine.run(
         SLEEP,
-        entrypoint=["/bin/sh", str(entrypoint)],
-        binds=[f"{folder}:{folder}:ro"],
+        entrypoint=["/bin/sh", "/var/lib/ollama-guard/env/ollama-guard-entrypoint"],
+        binds=[f"{folder}:/var/lib/ollama-guard/env:ro"],
         labels={"ollama-guard.authority": "server"},
         environment=["OLLAMA_MODELS=/models"],
         healthcheck={"test": ["CMD-SHELL", "exit 1"], "interval": 1_000_000_000, "retries": 1},

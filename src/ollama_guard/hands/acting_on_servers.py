@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ollama_guard.core.events import one_line
@@ -46,6 +47,7 @@ class ServerActor:
         self._acted = acted
         self._lane = Lane("servers", WORKERS, mailbox, clock)
         self._under_way: set[int] = set()
+        self._wanted: dict[str, Limits | None] = {}
 
     def act(self, action: Action) -> None:
         """Start one action; its Outcome follows. The same id again, while under way, is ignored."""
@@ -53,6 +55,11 @@ class ServerActor:
             return
         self._under_way.add(action.id)
         known = self._known(action.runtime)
+        if action.kind in (ActionKind.CONSTRAIN, ActionKind.RELEASE):
+            self._wanted[action.runtime] = action.limits
+        elif action.kind is ActionKind.START and action.limits is None:
+            # What was below use while it ran can be set now, while it uses nothing.
+            action = replace(action, limits=self._wanted.get(action.runtime))
         self._lane.submit(
             lambda: self._carry_out(action, known),
             action.deadline_at,
@@ -153,7 +160,7 @@ class _Deed:
         return f"{reading.name} is stopped, and nothing starts it again by itself"
 
     def start(self) -> str:
-        """Limits that were below use before may be set now, while it uses nothing."""
+        """The limits first: once it runs, they may be below use again."""
         reading, port = self._runtime()
         said = self._limit()
         port.start(reading.name, self._left_seconds)

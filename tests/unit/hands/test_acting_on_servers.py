@@ -167,6 +167,18 @@ def test_a_start_sets_first_the_limits_that_fit_only_now(bed: Bed) -> None:
     assert bed.runtime.readings["ollama"].state is RuntimeState.RUNNING
 
 
+def test_what_was_below_use_while_it_ran_is_set_at_the_start_until_release(bed: Bed) -> None:
+    bed.runtime.left_out = ("it uses 5.0 GiB now",)
+    bed.do(ActionKind.CONSTRAIN, environment=LINES, limits=Limits(3 * GIB))
+    bed.do(ActionKind.STOP)
+    bed.runtime.limits.clear()
+    bed.do(ActionKind.START)
+    assert bed.runtime.limits == {"ollama": Limits(3 * GIB)}
+    bed.do(ActionKind.RELEASE)
+    bed.do(ActionKind.START)
+    assert bed.runtime.limits == {}
+
+
 def test_a_limit_that_can_t_be_set_never_keeps_ollama_stopped(bed: Bed) -> None:
     bed.runtime.readings["ollama"] = replace(RUNNING, state=RuntimeState.STOPPED)
     bed.runtime.faults["limit"] = RuntimeFailed("refused", "no")

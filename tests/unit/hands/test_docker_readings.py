@@ -87,14 +87,37 @@ def test_states_are_told(state: dict[str, Any], told: RuntimeState) -> None:
 
 
 def test_it_is_constrainable_with_our_entrypoint_and_the_mounted_folder_only() -> None:
-    entrypoint = {"Entrypoint": ["/bin/sh", f"{ENV}/ollama-guard-entrypoint"]}
+    entrypoint = {"Entrypoint": ["/bin/sh", readings.ENTRYPOINT]}
     mount = [{"Source": ENV, "Destination": ENV}]
     assert reading(Config=entrypoint, Mounts=mount).constrainable
     without_mount = reading(Config=entrypoint)
     assert not without_mount.constrainable
-    assert f'volumes: ["{ENV}:{ENV}:ro"]' in without_mount.hint
+    assert f'in volumes "{ENV}:{ENV}:ro"' in without_mount.hint
     assert "entrypoint:" not in without_mount.hint
     assert "entrypoint:" in reading(Mounts=mount).hint
+
+
+@pytest.mark.parametrize(
+    ("mount", "variable", "written"),
+    [
+        ({"Source": "/srv/guard/env", "Destination": ENV}, "", True),
+        ({"Source": "/srv/guard", "Destination": "/guard"}, "/guard/env/ollama.env", True),
+        ({"Source": "/srv/guard", "Destination": "/guard"}, "", False),
+        ({"Source": "/srv/another", "Destination": ENV}, "", False),
+        ({"Source": "/srv/guard/env", "Destination": "/elsewhere"}, "", False),
+    ],
+)
+def test_what_counts_is_that_the_file_inside_is_the_one_that_this_guard_writes(
+    mount: dict[str, str], variable: str, *, written: bool
+) -> None:
+    lines = [f"OLLAMA_GUARD_ENV_FILE={variable}"] if variable else []
+    document = inspected(Config={"Entrypoint": [readings.ENTRYPOINT], "Env": lines}, Mounts=[mount])
+    assert readings.reading_of(document, (), "/srv/guard/env", CLOCKS).constrainable is written
+
+
+def test_a_guard_in_a_container_knows_the_shared_volume_by_its_place() -> None:
+    mount = {"Source": "/var/lib/docker/volumes/guard-env/_data", "Destination": ENV}
+    assert reading(Config={"Entrypoint": ["/bin/sh", readings.ENTRYPOINT]}, Mounts=[mount]).constrainable
 
 
 def test_label_health_and_limit_are_told() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,11 @@ class DockerRuntime:
         with self._calls(name, deadline_seconds) as (_, call, inspected):
             key, now = _key(inspected), limiting.limits_of(inspected)
             running = bool((inspected.get("State") or {}).get("Running"))
-            used = limiting.used_bytes(call.stats(inspected["Id"])) if running else None
+            used, unread = _used(call, inspected) if running else (None, "")
+            if unread:
+                limits = replace(limits, memory_bytes=None)
             plan = limiting.plan(limits, now, self._book.before(key) or now, used)
-            left_out = list(plan.left_out)
+            left_out = [*filter(None, (unread,)), *plan.left_out]
             for what, change in plan.changes.items():
                 self._book.remember(key, now)
                 try:
@@ -199,6 +202,17 @@ def _running_as(call: Call, pid: int) -> dict[str, Any] | None:
         if inspected is not None and readings.main_pid(inspected) == pid:
             return inspected
     return None
+
+
+def _used(call: Call, inspected: dict[str, Any]) -> tuple[int | None, str]:
+    """What it uses now, or why that can't be read; then no memory limit may be set, it could be below use."""
+    try:
+        used = limiting.used_bytes(call.stats(inspected["Id"]))
+    except RuntimeFailed as problem:
+        if problem.kind not in ("denied", "refused"):
+            raise
+        return None, f"no memory limit, since its use can't be read ({problem})"
+    return used, "" if used is not None else "no memory limit, since Docker does not tell its use"
 
 
 def _may(reading: RuntimeReading, verb: str) -> None:

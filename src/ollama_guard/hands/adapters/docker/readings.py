@@ -12,7 +12,9 @@ from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
 from ollama_guard.hands.adapters.docker.limits import AS_GOOD_AS_NONE_BYTES
 
 AUTHORITY_LABEL = "ollama-guard.authority"
-ENTRYPOINT = "ollama-guard-entrypoint"
+# The script that reads the environment file and then becomes Ollama; where it looks for the file inside.
+ENTRYPOINT = "/usr/share/ollama-guard/ollama-guard-entrypoint"
+INSIDE_FOLDER, FILE_VARIABLE = "/var/lib/ollama-guard/env", "OLLAMA_GUARD_ENV_FILE"
 # Labels of those who start another container in the place of one that was stopped.
 _ORCHESTRATORS = {
     "com.docker.swarm.service.name": "Swarm's service",
@@ -107,23 +109,40 @@ def _why_not(reading: RuntimeReading, labels: Mapping[str, str]) -> str:
 def _hint(inspected: Mapping[str, Any], env_folder: str) -> str:
     lines = []
     if not _has_mount(inspected, env_folder):
-        lines.append(f'volumes: ["{env_folder}:{env_folder}:ro"]')
+        lines.append(f'in volumes "{env_folder}:{INSIDE_FOLDER}:ro"')
     if not _has_entrypoint(inspected):
-        lines.append(f'entrypoint: ["/bin/sh", "{env_folder}/{ENTRYPOINT}"]')
-    return f"to let it be constrained, add to its service in the compose file: {'; '.join(lines)}"
+        lines.append(
+            f'in volumes "{ENTRYPOINT}:{ENTRYPOINT}:ro", and entrypoint: ["/bin/sh", "{ENTRYPOINT}"]'
+        )
+    return (
+        f"to let it be constrained, its service in the compose file needs {'; '.join(lines)} "
+        "(`ollama-guard init` writes it)"
+    )
 
 
 def _has_entrypoint(inspected: Mapping[str, Any]) -> bool:
     words = _part(inspected, "Config").get("Entrypoint") or []
-    return any(PurePath(str(word)).name.startswith(ENTRYPOINT) for word in words)
+    return any(PurePath(str(word)).name == PurePath(ENTRYPOINT).name for word in words)
 
 
 def _has_mount(inspected: Mapping[str, Any], env_folder: str) -> bool:
-    """The folder itself, or a folder above it; in a guard that is a container, by where it is mounted."""
-    wanted = PurePath(env_folder)
-    mounts = inspected.get("Mounts") or []
-    places = [PurePath(str(mount.get(key) or "-")) for mount in mounts for key in ("Source", "Destination")]
-    return any(place == wanted or (place in wanted.parents and place != PurePath("/")) for place in places)
+    """Whether the file that its entrypoint reads is the one that this guard writes.
+
+    By the mount's source; a guard that is a container itself can't know that, but has it at the same place.
+    """
+    lines = dict(
+        str(line).split("=", 1) for line in _part(inspected, "Config").get("Env") or [] if "=" in str(line)
+    )
+    file = PurePath(lines.get(FILE_VARIABLE) or f"{INSIDE_FOLDER}/ollama.env")
+    for mount in inspected.get("Mounts") or []:
+        source, inside = (
+            PurePath(str(mount.get("Source") or "")),
+            PurePath(str(mount.get("Destination") or "")),
+        )
+        if inside in file.parents:
+            written = (source / file.relative_to(inside)).parent
+            return PurePath(env_folder) in (written, inside)
+    return False
 
 
 def _started_at(state: Mapping[str, Any], clocks: Clocks) -> float | None:
