@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from beds.disks import hanging_disk
 from beds.docker import Container, DockerEngine
 from beds.process import alive
 from ollama_guard.core.model import ServerReading
@@ -117,6 +118,49 @@ def test_a_stop_with_restart_always_stays_stopped_and_a_start_brings_it_back(
     again = runtime.read(container.name, DEADLINE_SECONDS)
     assert again.state is RuntimeState.RUNNING
     assert again.server_pid not in (None, first)
+
+
+def test_a_frozen_process_is_ended_within_the_grace(
+    docker_engine: DockerEngine, runtime: DockerRuntime
+) -> None:
+    container = docker_engine.run(SLEEP, restart="always")
+    frozen = container.pid
+    os.kill(frozen, signal.SIGSTOP)
+    runtime.stop(container.name, DEADLINE_SECONDS)
+    assert not alive(frozen)
+    assert container.state["Status"] == "exited"
+
+
+def test_a_process_that_not_even_a_kill_ends_is_stuck_in_time(
+    docker_engine: DockerEngine, runtime: DockerRuntime, tmp_path: Path
+) -> None:
+    """D state: it waits in the kernel for a disk that never answers."""
+    with hanging_disk(tmp_path / "disk") as disk:
+        container = docker_engine.run(["/bin/sh", "-c", "exec cat /disk/model"], binds=[f"{disk}:/disk"])
+        stat = Path(f"/proc/{container.pid}/stat")
+        wait(lambda: stat.read_text().rpartition(")")[2].split()[0] == "D")
+        started = time.monotonic()
+        problem = refused(lambda: runtime.stop(container.name, 6.0))
+        assert time.monotonic() - started < 8.0
+        assert problem.kind == "stuck", problem
+    wait(lambda: not container.state["Running"])
+
+
+def test_a_container_whose_shim_hangs_is_stuck_and_not_a_docker_that_hangs(
+    docker_engine: DockerEngine, runtime: DockerRuntime
+) -> None:
+    """Docker holds the container's lock meanwhile, so that even its `inspect` waits."""
+    container = docker_engine.run(SLEEP)
+    shim = int(Path(f"/proc/{container.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(shim, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        problem = refused(lambda: runtime.stop(container.name, 6.0))
+        assert time.monotonic() - started < 8.0
+    finally:
+        os.kill(shim, signal.SIGCONT)
+    assert problem.kind == "stuck", problem
+    wait(lambda: not container.state["Running"])
 
 
 def test_a_start_that_ends_at_once_is_refused_with_its_exit_code(

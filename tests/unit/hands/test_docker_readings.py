@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ollama_guard.core.runtime import Limits, RuntimeState, container_id_of
+from ollama_guard.errors import RuntimeFailed
+from ollama_guard.hands.adapters.docker import DockerRuntime, adapter, readings
 from ollama_guard.hands.adapters.docker import limits as limiting
-from ollama_guard.hands.adapters.docker import readings
+from ollama_guard.hands.remembered import RememberedLimits
 
 ENV = "/var/lib/ollama-guard/env"
 ID = "ab" * 32
@@ -212,3 +215,32 @@ def test_use_is_what_can_t_be_taken_away() -> None:
     v2 = {"memory_stats": {"usage": 900, "stats": {"inactive_file": 300}}}
     assert limiting.used_bytes(v1) == limiting.used_bytes(v2) == 600
     assert limiting.used_bytes({"memory_stats": {}}) is None
+
+
+def test_the_engines_of_all_users_are_asked_and_a_configured_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1000").mkdir()
+    (tmp_path / "1000" / "docker.sock").touch()
+    monkeypatch.setattr(adapter, "_USERS", tmp_path)
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    book = RememberedLimits(tmp_path)
+    addresses = [engine.address for engine in DockerRuntime("", tmp_path, book)._candidates()]
+    assert addresses == [f"unix://{tmp_path}/1000/docker.sock", "unix:///var/run/docker.sock"]
+    monkeypatch.setenv("DOCKER_HOST", "unix:///from/the/environment")
+    (engine,) = DockerRuntime("", tmp_path, book)._candidates()
+    assert engine.address == "unix:///from/the/environment"
+    (engine,) = DockerRuntime("tcp://127.0.0.1:1", tmp_path, book)._candidates()
+    assert engine.address == "tcp://127.0.0.1:1"
+
+
+def test_nobody_who_listens_is_absent_whatever_the_address(tmp_path: Path) -> None:
+    for address in (f"unix://{tmp_path}/none", "tcp://127.0.0.1:1"):
+        with pytest.raises(RuntimeFailed) as caught:
+            DockerRuntime(address, tmp_path, RememberedLimits(tmp_path)).read("ollama", 2.0)
+        assert caught.value.kind == "absent", address
+
+
+def test_a_name_that_is_no_address_is_a_bad_answer_and_no_crash(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeFailed):
+        DockerRuntime("gopher://x", tmp_path, RememberedLimits(tmp_path)).read("ollama", 2.0)
