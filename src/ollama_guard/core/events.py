@@ -23,7 +23,7 @@ EVENT_NAMES = frozenset(
         "cap.changed", "keepalive.capped", "model.quarantined", "model.restored",
         "playbook.started", "playbook.step", "playbook.finished",
         "ollama.lost", "ollama.found", "hands.restarted", "config.reloaded", "config.rejected",
-        "pause.started", "pause.ended", "request.answered",
+        "pause.started", "pause.ended", "request.answered", "runner.lost",
     }
 )  # fmt: skip
 

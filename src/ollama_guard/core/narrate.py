@@ -8,6 +8,7 @@ from __future__ import annotations
 from ollama_guard.core import sane
 from ollama_guard.core.events import Event, Priority, Value
 from ollama_guard.core.model import Action, ActionKind, Decision, Level, Outcome, OutcomeKind, Rung, Snapshot
+from ollama_guard.core.recoveryevents import killed_by_kernel, playbook, step_done
 from ollama_guard.core.state import State
 from ollama_guard.core.units import bytes_text, seconds_text
 
@@ -29,12 +30,14 @@ def events(before: State, after: State, decision: Decision, snapshot: Snapshot) 
         *_levels(before, after, snapshot),
         *_conditions(before, after),
         *_pause(before, after, snapshot),
+        *killed_by_kernel(after),
         *(
             _finished(action, outcome)
             for action, outcome in after.finished
             if (action, outcome) not in before.finished
         ),
         *_convictions(before, after),
+        *playbook(before, after),
         *_decision(before, decision),
         *_cap(before, after),
     ]
@@ -213,7 +216,7 @@ def tells_hold(before: State, decision: Decision) -> bool:
 
 
 def _finished(action: Action, outcome: Outcome) -> Event:
-    title = " = ".join(action.names) or (action.blob or f"pid {action.pid}")[:19]
+    title = _title(action)
     fields: dict[str, Value] = {
         "action_id": action.id,
         "blob": action.blob,
@@ -251,6 +254,11 @@ def _finished(action: Action, outcome: Outcome) -> Event:
                 fields,
             )
         case _:
-            verb = str(action.kind).replace("_", " ")
-            told = f"{verb} of {action.runtime or title}: {outcome.detail or 'done'}"
-            return Event("playbook.step", told, Priority.NOTICE, fields)
+            return step_done(action, outcome, title)
+
+
+def _title(action: Action) -> str:
+    if action.names:
+        return " = ".join(action.names)
+    known = action.blob or (f"pid {action.pid}" if action.pid is not None else "")
+    return action.runtime or known[:19] or action.model or "Ollama"
