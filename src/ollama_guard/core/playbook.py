@@ -3,13 +3,13 @@
     constrain -> stop (-> kill_server -> stop) -> quarantine (each target) -> start -> verify -> over
 
 A step is tried a few times and then left, with its trouble told; only a start is tried until Ollama runs,
-since Ollama is never left stopped. The position is in `Durable`, which is stored before the action is posted: a
-guard that dies at any point finds the step written down, repeats it (each is idempotent), and counts that as
-one more try. What releases the constraints again after quiet is `reopen`.
+since Ollama is never left stopped. The position is in `Durable`, which is stored before the action is posted:
+a guard that dies at any point finds the step written down, repeats it (each is idempotent), and counts that
+as one more try. What releases the constraints again after quiet is `reopen`.
 
 ``models_dont_load`` has no step on the server: the soft cap is one, so that what is idle goes and memory
-is left to one model, until it has been well for a transition. It stops, hides and condemns nothing, and begins
-by hand only: `loads` makes room for each load by itself, so most who ask for it need a reason, not a cap.
+is left to one model, until it has been well for a transition. It stops, hides and condemns nothing, and
+begins by hand only, since `loads` makes room for each load by itself.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ def killed_by_kernel(after: State) -> list[Event]:
     return [
         Event(
             "runner.lost",
-            f"the kernel killed the runner of {' = '.join(death.names) or death.blob[:19]} for want of memory: it "
+            f"the kernel killed the runner of {' = '.join(death.names) or death.blob[:19]}: it "
             f"held {bytes_text(death.held_bytes)} and needs {bytes_text(death.needs_bytes)} at least",
             Priority.WARNING,
             {"blob": death.blob, "names": ", ".join(death.names) or None, "needs_bytes": death.needs_bytes},

@@ -15,9 +15,9 @@ from ollama_guard.core.decide import mode_of
 from ollama_guard.core.model import Decision, DomainReading, LoadedModel, OutcomeKind, Snapshot
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.pressure import LEVELS
+from ollama_guard.core.recoverystatus import caps, hidden, playbook, runtime
 from ollama_guard.core.runners import Runner, census
 from ollama_guard.core.scene import Scene
-from ollama_guard.core.recoverystatus import caps, hidden, playbook, runtime
 from ollama_guard.core.state import State
 
 NOT_LOOKED = "not looked for here: hands do so when somebody asks"
