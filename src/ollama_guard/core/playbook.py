@@ -303,27 +303,31 @@ def _action(scene: Scene, position: Position) -> Action:
 def sentence(scene: Scene, position: Position) -> str:
     """What the present step does here, and why."""
     again = f", try {position.attempts + 1}" if position.attempts else ""
+    return f"{position.name.value}: {what(scene, position)}{again} ({position.reason})"
+
+
+def what(scene: Scene, position: Position) -> str:
+    """What the present step does here."""
     name = position.runtime
     match position.step:
         case Step.CONSTRAIN:
             lines = " ".join(f"{key}={value}" for key, value in environment(scene.policy.playbook))
             most = limits(scene)
-            what = (
+            return (
                 f"constrain {name}: {lines}, memory {bytes_text(most.memory_bytes or 0)}, {most.cpus:g} CPUs"
             )
         case Step.STOP:
-            what = f"stop {name}, so that nothing starts it again"
+            return f"stop {name}, so that nothing starts it again"
         case Step.KILL_SERVER:
-            what = f"kill the server of {name}, which does not stop"
+            return f"kill the server of {name}, which does not stop"
         case Step.QUARANTINE:
             target = position.targets[0]
-            what = f"hide {' = '.join(target.names) or target.blob[:19]}, which needs "
-            what += f"{bytes_text(target.needs_bytes)} and can't fit"
+            title = " = ".join(target.names) or target.blob[:19]
+            return f"hide {title}, which needs {bytes_text(target.needs_bytes)} and can't fit"
         case Step.START:
-            what = f"start {name}"
+            return f"start {name}"
         case Step.VERIFY:
             model = targets.to_verify(scene, position.attempts)
-            what = f"verify {name}: " + (f"{model} answers" if model else "its version is answered")
+            return f"verify {name}: " + (f"{model} answers" if model else "its version is answered")
         case Step.SOFT_CAP:
-            what = "keep one model loaded at most"
-    return f"{position.name.value}: {what}{again} ({position.reason})"
+            return "keep one model loaded at most, until memory has been well for a while"
