@@ -107,14 +107,22 @@ def struck(
     if len(own) < STRIKES_TO_CONDEMN and former is None:
         return durable
     term = min(former.term_seconds * 2, policy.condemned_max_seconds) if former else policy.condemned_seconds
+    return convicted(durable, blob, names, max(s.needs_bytes for s in own), now, term)
+
+
+def convicted(
+    durable: Durable, blob: str, names: tuple[str, ...], needs_bytes: int, now: float, term_seconds: float
+) -> Durable:
+    """The durable state with this blob condemned from now on."""
     verdict = Condemned(
         blob=blob,
         names=names[:NAMES_KEPT],
         since_at=now,
-        until_at=now + term,
-        term_seconds=term,
-        needs_bytes=max(s.needs_bytes for s in own),
+        until_at=now + term_seconds,
+        term_seconds=term_seconds,
+        needs_bytes=needs_bytes,
         last_asked_at=now,
     )
     others = tuple(c for c in durable.condemned if c.blob != blob)[-(RECORDS_KEPT - 1) :]
-    return replace(durable, condemned=(*others, verdict), strikes=tuple(s for s in strikes if s.blob != blob))
+    strikes = tuple(s for s in durable.strikes if s.blob != blob)
+    return replace(durable, condemned=(*others, verdict), strikes=strikes)

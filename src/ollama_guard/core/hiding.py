@@ -33,12 +33,10 @@ def to_hide(scene: Scene) -> Action | None:
     for record in durable.condemned:
         if condemned.active(durable, record.blob, scene.now) is None or fits_alone(scene, record.needs_bytes):
             continue
-        entry = next((e for e in scene.snapshot.catalogue if e.blob == record.blob), None)
-        names = (*(entry.names if entry else ()), *record.names)
-        target = Target(record.blob, tuple(dict.fromkeys(names))[: targets.NAMES_KEPT], record.needs_bytes)
+        target = Target(record.blob, targets.names_of(scene, record.blob), record.needs_bytes)
         why = too_large(scene, record.needs_bytes)
         if (
-            entry is None
+            not target.names
             or not why
             or targets.is_spared(scene, target)
             or targets.is_hidden(scene, target)

@@ -141,8 +141,11 @@ def _convictions(before: State, after: State) -> list[Event]:
     told = []
     for blob, record in new.items():
         if blob not in old or old[blob].since_at != record.since_at:
+            run = after.durable.playbook
+            to_be_hidden = run is not None and any(target.blob == blob for target in run.targets)
+            why = "is to be hidden" if to_be_hidden else "was aborted or killed again within ten minutes"
             text = (
-                f"{' = '.join(record.names) or blob} was aborted or killed again within ten minutes and "
+                f"{' = '.join(record.names) or blob} {why} and "
                 f"needs {bytes_text(record.needs_bytes)}: killed at birth for "
                 f"{seconds_text(record.term_seconds)}"
             )

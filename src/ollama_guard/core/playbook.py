@@ -2,6 +2,9 @@
 
     constrain -> stop (-> kill_server -> stop) -> quarantine (each target) -> start -> verify -> over
 
+Where manifests can't be renamed, hiding needs Ollama's API, so it comes after the start; until then those
+models are condemned, so that clients who ask for them without pause get no memory for it.
+
 A step is tried a few times and then left, with its trouble told; only a start is tried until Ollama runs,
 since Ollama is never left stopped. The position is in `Durable`, which is stored before the action is posted:
 a guard that dies at any point finds the step written down, repeats it (each is idempotent), and counts that
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import targets
+from ollama_guard.core import condemned, targets
 from ollama_guard.core.model import Action, ActionKind, Condition, Level, Outcome, OutcomeKind, Rung
 from ollama_guard.core.policy import PlaybookPolicy
 from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, Run, Step
@@ -42,7 +45,10 @@ DEADLINES = {
 # The pause before the next try (seconds); it doubles up to the longest.
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 300.0
-RUNS_KEPT = 16
+RUNS_KEPT = 8
+# A guard that has just started waits so long for hands to tell of the store (seconds): their first look comes
+# within one or two.
+UNTOLD_SECONDS = 15.0
 HOUR_SECONDS = 3600.0
 # models_dont_load ends after this long whatever memory does (seconds).
 LONGEST_CAPPED_SECONDS = 3600.0
@@ -69,6 +75,10 @@ def begin(scene: Scene, name: Playbook, reason: str, *, by_hand: bool = False) -
     position = Position(
         name, Step.CONSTRAIN, scene.now, reason, title, targets=targets.unfit(scene), by_hand=by_hand
     )
+    for target in position.targets:
+        durable = condemned.convicted(
+            durable, target.blob, target.names, target.needs_bytes, scene.now, scene.policy.condemned_seconds
+        )
     before = durable.constrained
     constrained = Constrained(
         title, scene.now, before.container_bytes if before else targets.container_bytes(scene)
@@ -104,7 +114,9 @@ def proceed(scene: Scene, *, word: bool, blind: bool) -> Turn:
     if ended:
         return Turn(_over(durable, scene.now, Ending.FAILED, ended))
     durable = replace(durable, playbook=position)
-    return Turn(durable, None if scene.now < position.not_before_at else _action(scene, position))
+    untold = position.step is Step.QUARANTINE and not scene.snapshot.store.read_at
+    waits = untold and scene.now - (scene.state.started_at or scene.now) < UNTOLD_SECONDS
+    return Turn(durable, None if waits or scene.now < position.not_before_at else _action(scene, position))
 
 
 def _cannot_go_on(scene: Scene, position: Position) -> str:
@@ -157,7 +169,8 @@ def after(durable: Durable, action: Action, outcome: Outcome) -> Durable:
             text = f"given up, Ollama was started again: {position.trouble}"
             return _over(replace(durable, playbook=position), outcome.at, Ending.FAILED, text)
         case Step.START:
-            position = replace(_at(position, Step.VERIFY), stopping=False)
+            then = Step.QUARANTINE if position.targets else Step.VERIFY
+            position = replace(_at(position, then), stopping=False)
         case _:
             return _verified(replace(durable, playbook=position), position, outcome)
     return replace(durable, playbook=position)
@@ -193,6 +206,8 @@ def _passed(scene: Scene, position: Position) -> Position:
         case Step.KILL_SERVER if spent or server_of(scene) is None:
             return replace(_at(position, Step.STOP), killed=True)
         case Step.QUARANTINE if not position.targets:
+            return _at(position, Step.START if position.stopping else Step.VERIFY)
+        case Step.QUARANTINE if position.stopping and _needs_api(scene):
             return _at(position, Step.START)
         case Step.QUARANTINE if spent or targets.is_hidden(scene, position.targets[0]):
             names = " = ".join(position.targets[0].names) or position.targets[0].blob[:19]
@@ -200,6 +215,13 @@ def _passed(scene: Scene, position: Position) -> Position:
             return _with(left, f"{names} could not be hidden") if spent else left
         case _:
             return position
+
+
+def _needs_api(scene: Scene) -> bool:
+    """Whether models can be hidden only while Ollama runs; not before hands had time to tell."""
+    store, begun = scene.snapshot.store, scene.state.started_at or scene.now
+    told = store.read_at > 0 or scene.now - begun >= UNTOLD_SECONDS
+    return told and not store.writable
 
 
 def _to_start(position: Position, trouble: str) -> Position:
@@ -293,7 +315,14 @@ def _action(scene: Scene, position: Position) -> Action:
             return bare if server is None else replace(bare, pid=server.pid, start_ticks=server.start_ticks)
         case Step.QUARANTINE:
             target = position.targets[0]
-            return replace(bare, blob=target.blob, names=target.names, needs_bytes=target.needs_bytes)
+            names = targets.names_of(scene, target.blob, target.names)
+            return replace(
+                bare,
+                blob=target.blob,
+                model=names[0] if names else None,
+                names=names,
+                needs_bytes=target.needs_bytes,
+            )
         case Step.VERIFY:
             return replace(bare, model=targets.to_verify(scene, position.attempts))
         case _:

@@ -11,10 +11,12 @@ from ollama_guard.core.runtime import RuntimeReading
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.serving import room_alone_bytes, runtime_of, server_of
 
-# Models that one run hides, and names of each that are written down; the state map holds 64 KiB, the largest
-# go first, and hands find all names of a blob themselves.
-TARGETS_KEPT = 16
-NAMES_KEPT = 8
+# Models that one run hides, the largest first, and names of each that are written down: the state map holds
+# 64 KiB. All names that are known when it is hidden go with it.
+TARGETS_KEPT = 12
+NAMES_WRITTEN = 2
+# Names of one action; it has to fit into a packet with all else.
+NAMES_KEPT = 32
 # A model whose file is smaller than this share of the room is not looked at any closer: no context that
 # Ollama starts by itself makes so much of it.
 CLOSER_LOOK_SHARE = 0.25
@@ -50,10 +52,18 @@ def unfit(scene: Scene) -> tuple[Target, ...]:
         if size < CLOSER_LOOK_SHARE * room and entry.blob not in known and not measured:
             continue
         needs = needs_bytes(scene, entry)
-        target = Target(entry.blob, sane.names(entry.names)[:NAMES_KEPT], needs)
+        target = Target(entry.blob, names_of(scene, entry.blob)[:NAMES_WRITTEN], needs)
         if needs > room and target.names and not is_spared(scene, target) and not is_hidden(scene, target):
             found.append(target)
     return tuple(sorted(found, key=lambda t: -t.needs_bytes)[:TARGETS_KEPT])
+
+
+def names_of(scene: Scene, blob: str, written: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Every name under which clients can ask for a blob; not those under which it is hidden already."""
+    kept_as = {spelled(e.alias) for e in scene.snapshot.store.entries}
+    entry = next((e for e in scene.snapshot.catalogue if e.blob == blob), None)
+    names = sane.names((*written, *(entry.names if entry is not None else ())))
+    return tuple(name for name in names if spelled(name) not in kept_as)[:NAMES_KEPT]
 
 
 def is_spared(scene: Scene, target: Target) -> bool:
@@ -67,7 +77,8 @@ def is_spared(scene: Scene, target: Target) -> bool:
 def is_hidden(scene: Scene, target: Target) -> bool:
     """Whether all names of it that are known are hidden already."""
     hidden = {spelled(e.name) for e in scene.snapshot.store.entries if not e.returned}
-    return bool(target.names) and all(spelled(name) in hidden for name in target.names)
+    names = names_of(scene, target.blob, target.names)
+    return bool(names) and all(spelled(name) in hidden for name in names)
 
 
 def to_verify(scene: Scene, attempt: int) -> str | None:

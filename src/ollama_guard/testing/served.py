@@ -42,6 +42,7 @@ class Served:
     pid: int = FIRST_PID
     started_at: float = 0.0
     busy: str = ""
+    writable: bool = True
     seconds: float = 0.5
     written: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -76,7 +77,7 @@ class Served:
             for name, (blob, needs) in self._needs.items()
             if name in self.hidden
         )
-        return StoreReading("/models", writable=True, entries=entries, busy=self.busy, read_at=now)
+        return StoreReading("/models", writable=self.writable, entries=entries, busy=self.busy, read_at=now)
 
     def fault(self, kind: ActionKind) -> str:
         """How the next action of a kind ends; "" is well."""
@@ -86,6 +87,8 @@ class Served:
     def end(self, action: Action, now: float) -> Outcome | None:
         """Do what an action does; how it ended, None when nobody ever hears of it."""
         fault = self.fault(action.kind)
+        if action.kind is ActionKind.QUARANTINE and not (self.writable or self.running):
+            fault = fault or "fail"
         if fault not in ("fail", "hang"):
             self._do(action, now)
         if fault in ("lost", "hang"):

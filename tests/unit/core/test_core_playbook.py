@@ -168,6 +168,21 @@ def test_a_guard_that_dies_once_anywhere_comes_to_the_same_end(number: int, poin
     assert_healed(Guard(frozen_world(), frozenset({(number, point)})).begin().run())
 
 
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("number", range(len(WHOLE)))
+def test_where_manifests_cannot_be_renamed_models_are_hidden_after_the_start(number: int, point: str) -> None:
+    """By the API, which needs the server; until then they are condemned."""
+    world = frozen_world()
+    assert world.served is not None
+    world.served.writable = False
+    guard = Guard(world, frozenset({(number, point)})).begin()
+    assert len(guard.stored.condemned) == 2
+    guard.run()
+    assert_healed(guard)
+    order = [kind for kind, _ in itertools.groupby(a.kind for a in world.served.done)]
+    assert order[-3:] == [ActionKind.START, ActionKind.QUARANTINE, ActionKind.VERIFY]
+
+
 def test_a_guard_that_dies_at_any_two_points_comes_to_the_same_end() -> None:
     every = list(itertools.product(range(len(WHOLE) + 1), POINTS))
     for deaths in itertools.combinations(every, 2):
