@@ -18,6 +18,7 @@ from ollama_guard.hands.journal import log
 from ollama_guard.hands.lanes import Clock, Mailbox
 from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.models import Models
+from ollama_guard.hands.quarantine import Quarantine
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.watch import OllamaWatch
 from ollama_guard.hands.weighing import Scales
@@ -31,6 +32,7 @@ from ollama_guard.wire import (
     Recorded,
     Replied,
     SceneTold,
+    ServersTold,
     StatusPosted,
 )
 
@@ -62,6 +64,7 @@ class Parts:
     models: Models
     scales: Scales
     recording: Recording
+    quarantine: Quarantine
 
 
 class Dispatcher:
@@ -76,6 +79,7 @@ class Dispatcher:
         self._clock = clock
         self._timed: tuple[Timed, ...] = (
             parts.watch, parts.file, parts.meter, parts.ledger, parts.recording, parts.scales,
+            parts.quarantine,
         )  # fmt: skip
         self._beat_at = 0.0
         self._stopping = False
@@ -121,6 +125,8 @@ class Dispatcher:
     def _handle(self, message: Message) -> None:
         parts = self._parts
         match message:
+            case ActionPosted(action) if parts.quarantine.takes(action):
+                parts.quarantine.act(action, parts.watch.port)
             case ActionPosted(action):
                 parts.actor.act(action, parts.watch.port)
             case PollWanted(reason, pressed):
@@ -138,8 +144,11 @@ class Dispatcher:
                 self.policy = policy
                 parts.watch.follow(policy)
                 parts.recording.follow(policy.record)
+                parts.quarantine.follow(policy)
             case Recorded():
                 parts.recording.recorded(message)
+            case ServersTold(servers):
+                parts.quarantine.servers_told(servers)
             case _:
                 name = type(message).__name__
                 log().warning("guard.warned", message=f"the sentinel sent {name}, which is ours to send")

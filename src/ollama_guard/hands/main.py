@@ -30,6 +30,8 @@ from ollama_guard.hands.lanes import Mailbox, boottime
 from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.link import Dispatcher, Parts
 from ollama_guard.hands.models import Known, Models
+from ollama_guard.hands.quarantine import Known as Names
+from ollama_guard.hands.quarantine import Quarantine
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.watch import OllamaWatch
 from ollama_guard.hands.weighing import Scales
@@ -102,6 +104,14 @@ def build(
         models=models,
         scales=scales,
         recording=Recording(state_dir, policy.record, channel.send, mailbox, boottime),
+        quarantine=Quarantine(
+            state_dir,
+            policy,
+            Names(lambda: watch.catalogue, watch.look_again),
+            mailbox,
+            channel.send,
+            boottime,
+        ),
     )
     dispatcher = Dispatcher(channel, mailbox, parts, policy, boottime)
     status = status_app(board, models)
