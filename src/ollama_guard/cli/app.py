@@ -18,6 +18,7 @@ from ollama_guard.cli import (
     look,
     models,
     playbook,
+    quarantine,
     replay,
     run,
 )
@@ -43,6 +44,7 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard playbook show freeze what would be done if Ollama froze?
   ollama-guard demo                 watch it at work for a minute, safely
   ollama-guard replay FILE          decide again on what was recorded
+  ollama-guard quarantine list      which models are hidden from clients, and why?
 
 Shell completion, of model names too: ollama-guard --install-completion
 
@@ -58,7 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (run, look, models, config, by_hand, playbook, healthcheck, replay, demo):
+for group in (run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine):
     group.register(app)
 
 

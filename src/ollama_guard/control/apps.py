@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ollama_guard.control.health import guard_ailment, ollama_ailment
+from ollama_guard.core.hiding import DEADLINE_SECONDS
 
 # Bytes; a model's name has at most 590 (facts 5.1).
 BODY_LIMIT = 16 * 1024
@@ -19,8 +20,8 @@ ANSWER_SECONDS = 10.0
 # The same for its scene, which it tells at once; those who ask wait for 5 s in all.
 SCENE_SECONDS = 3.0
 
-# The same for undoing all that was set, which takes as long as its slowest part (core.reopen).
-RELEASE_SECONDS = 130.0
+# Seconds that a verb may take beyond that: undoing all that was set takes as long as its slowest part (core.reopen).
+SECONDS = {"release": 120.0, "quarantine": DEADLINE_SECONDS, "restore": DEADLINE_SECONDS}
 # What may be asked for, with the keys that its body may have.
 VERBS: Mapping[str, tuple[str, ...]] = {
     "unload": ("model", "all"),
@@ -28,6 +29,8 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "resume": (),
     "playbook": ("name",),
     "release": (),
+    "quarantine": ("model",),
+    "restore": ("model",),
 }
 
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict",
@@ -130,8 +133,7 @@ def control_app(asker: Asker, unload_seconds: Callable[[], float]) -> Applicatio
             model, seconds = _wish(verb, _body(environ))
         except _BadRequest as problem:
             return _refuse(start, 400, str(problem))
-        more = unload_seconds() if verb == "unload" else RELEASE_SECONDS if verb == "release" else 0.0
-        limit = ANSWER_SECONDS + more
+        limit = ANSWER_SECONDS + (unload_seconds() if verb == "unload" else SECONDS.get(verb, 0.0))
         answer = asker.ask(verb, model, seconds, limit)
         if answer is None:
             return _refuse(start, 503, f"the sentinel did not answer within {limit:.0f} s")
@@ -163,6 +165,8 @@ def _wish(verb: str, body: dict[str, Any]) -> tuple[str, float | None]:
     match verb:
         case "unload":
             return _model(body), None
+        case "quarantine" | "restore":
+            return _name(body.get("model")), None
         case "pause":
             return "", _seconds(body)
         case "playbook":
@@ -178,7 +182,10 @@ def _model(body: dict[str, Any]) -> str:
         if body["all"] is not True:
             raise _BadRequest('"all" must be true; leave it out to unload one model')
         return "*"
-    model = body["model"]
+    return _name(body["model"])
+
+
+def _name(model: object) -> str:
     if not isinstance(model, str) or not 0 < len(model) <= NAME_LIMIT or model == "*":
         raise _BadRequest(f'"model" must be a model\'s name of 1 to {NAME_LIMIT} characters')
     return model

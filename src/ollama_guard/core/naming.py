@@ -89,6 +89,12 @@ def original_of(alias: Name) -> Name | None:
     return of_parts(alias.host.removeprefix(HIDDEN_PREFIX), alias.namespace, alias.model, alias.tag)
 
 
+def is_alias(text: str) -> bool:
+    """Whether a hidden model is kept as this: no name that clients ask for, though they could."""
+    name = parse(text)
+    return name is not None and name.hidden
+
+
 def is_cloud(text: str) -> bool:
     """Whether the name ends as Ollama marks a model that runs elsewhere (facts 1.5)."""
     return text.lower().endswith((":cloud", "-cloud"))

@@ -1,4 +1,4 @@
-"""What people ask for through the control socket: pause, resume, unload, playbook, release.
+"""What people ask for through the control socket: pause, resume, unload, playbook, release, quarantine.
 
 What a person asks for is done in every mode: observe and paused bind the guard's judgement, not its owner.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import playbook, reopen, serving
+from ollama_guard.core import hidebyhand, playbook, reopen, serving
 from ollama_guard.core.events import one_line
 from ollama_guard.core.ladder import Draft
-from ollama_guard.core.model import ActionKind, Activity, Reply, Request, Rung
+from ollama_guard.core.model import Action, ActionKind, Activity, Reply, Request, Rung
 from ollama_guard.core.policy import spelled
 from ollama_guard.core.recovery import Playbook
 from ollama_guard.core.runners import Runner
@@ -46,7 +46,7 @@ def answer(scene: Scene) -> tuple[Durable, tuple[Reply, ...]]:
                 was = durable.pause_until_at is not None
                 durable = replace(durable, pause_until_at=None)
                 replies.append(Reply(request.id, ok=True, text="resumed" if was else "was not paused"))
-            case "unload" | "release":
+            case "unload" | "release" | "quarantine" | "restore":
                 pass
             case "playbook":
                 durable, reply = _playbook(scene, durable, request)
@@ -91,8 +91,23 @@ def _playbook(scene: Scene, durable: Durable, request: Request) -> tuple[Durable
 
 def by_hand(scene: Scene) -> ByHand:
     """What a person's request calls for in this tick."""
-    release = next((r for r in scene.snapshot.requests if r.verb == "release"), None)
-    return unloads(scene) if release is None else _release(scene, release)
+    for request in scene.snapshot.requests:
+        match request.verb:
+            case "release":
+                return _release(scene, request)
+            case "quarantine":
+                return _moved(request, hidebyhand.hide(scene, request))
+            case "restore":
+                return _moved(request, hidebyhand.restore(scene, request))
+    return unloads(scene)
+
+
+def _moved(request: Request, answer: Action | hidebyhand.Refusal) -> ByHand:
+    """A model hidden or given back."""
+    if isinstance(answer, hidebyhand.Refusal):
+        return ByHand(replies=(Reply(request.id, answer.ok, one_line(answer.text)),))
+    draft = Draft(answer.rung, answer.reason, answer.kind, prepared=(answer,))
+    return ByHand(draft=draft, request_id=request.id)
 
 
 def _release(scene: Scene, request: Request) -> ByHand:

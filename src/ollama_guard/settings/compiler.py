@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from ollama_guard.core.codec import to_plain
 from ollama_guard.core.events import one_line
-from ollama_guard.core.policy import CapPolicy, ModelRule, OllamaPolicy, Policy, RecordPolicy
+from ollama_guard.core.policy import (
+    CapPolicy,
+    ModelRule,
+    OllamaPolicy,
+    Policy,
+    QuarantinePolicy,
+    RecordPolicy,
+)
 from ollama_guard.errors import ConfigError
 from ollama_guard.settings.problems import sentences
 from ollama_guard.settings.schema import File
@@ -139,6 +146,12 @@ def _policy(file: File) -> Policy:
             max_total_bytes=file.record.max_total,
             max_file_bytes=file.record.max_file,
             folder=file.record.folder,
+        ),
+        quarantine=QuarantinePolicy(
+            enabled=file.quarantine.enabled,
+            action=file.quarantine.action,
+            restore=file.quarantine.restore,
+            restore_after_seconds=file.quarantine.restore_after,
         ),
         transition_seconds=policy.transition,
         min_reclaim_ratio=policy.min_reclaim.ratio,

@@ -18,6 +18,7 @@ def effective_toml(policy: Policy) -> str:
         _cap(policy),
         _record(policy),
         _playbook(policy.playbook),
+        _quarantine(policy),
     ]
     for name, rule in policy.models.items():
         lines = [f"preference = {_text(rule.preference)}", f"protect = {_text(rule.protect)}"]
@@ -112,6 +113,17 @@ def _record(policy: Policy) -> str:
     if record.folder:
         lines.append(f"folder = {_text(record.folder)}")
     return _block("record", lines)
+
+
+def _quarantine(policy: Policy) -> str:
+    quarantine = policy.quarantine
+    lines = [
+        f"enabled = {'true' if quarantine.enabled else 'false'}",
+        f"action = {_text(quarantine.action)}",
+        f"restore = {'true' if quarantine.restore else 'false'}",
+        f"restore_after = {_duration(quarantine.restore_after_seconds)}",
+    ]
+    return _block("quarantine", lines)
 
 
 def _threshold(threshold: Threshold) -> str:

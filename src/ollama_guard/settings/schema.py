@@ -11,7 +11,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from ollama_guard.core.model import Mode, Preference
-from ollama_guard.core.policy import GIB, MIB, Authority, ModelRule, Policy, Protect
+from ollama_guard.core.policy import GIB, MIB, Authority, ModelRule, Policy, Protect, QuarantineAction
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.settings import values
 from ollama_guard.settings.recovery import PlaybookTable
@@ -183,6 +183,24 @@ class RecordTable(Table):
         return self
 
 
+class QuarantineTable(Table):
+    """Hiding models that can't fit into this machine's memory, however much is unloaded for them.
+
+    With `authority = "runners"` it is only announced. `ollama-guard quarantine` hides and restores by hand.
+    """
+
+    enabled: Annotated[bool, values.SWITCH] = DEFAULT.quarantine.enabled
+    """Whether such models are hidden at all by the guard itself."""
+    action: Annotated[QuarantineAction, word(QuarantineAction)] = DEFAULT.quarantine.action
+    """`"hide"` keeps all files: `ollama-guard quarantine restore MODEL` gives it back without a download.
+    `"delete"` removes the model once it is hidden and its Modelfile, digest and manifest are written down in
+    `quarantine.json` in the state directory; it comes back by `ollama pull`."""
+    restore: Annotated[bool, values.SWITCH] = DEFAULT.quarantine.restore
+    """Whether a hidden model comes back by itself once it would fit again."""
+    restore_after: Annotated[float, duration(60, 7 * 86400)] = DEFAULT.quarantine.restore_after_seconds
+    """How long it must have fitted before it comes back."""
+
+
 class ModelTable(Table):
     """What you say about a model, by its name in `ollama list` (any of its names counts for all of them)."""
 
@@ -207,4 +225,5 @@ class File(Table):
     cap: CapTable = CapTable()
     record: RecordTable = RecordTable()
     playbook: PlaybookTable = PlaybookTable()
+    quarantine: QuarantineTable = QuarantineTable()
     models: dict[Annotated[str, values.MODEL_NAME], ModelTable] = Field(default={}, examples=["llama3.2:3b"])
