@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from beds.cutting_proxy import CuttingProxy
+from beds.grow_model import grow_model
 from beds.hands import HandsBed
 from beds.http import HttpFailure, request
 from beds.real_ollama import RealOllama
@@ -29,16 +30,22 @@ ids = itertools.count(1)
 
 
 @pytest.fixture
-def server(real_ollama: Callable[..., RealOllama], tmp_path: Path) -> Iterator[RealOllama]:
+def server(real_ollama: Callable[..., RealOllama], tmp_path: Path) -> RealOllama:
     """A server with models of its own, which prunes when it starts: two names of one, and another model."""
     running = real_ollama(models=tmp_path / "models", env={"OLLAMA_NOPRUNE": ""})
     running.create("big", running.installation.seed)
     running.post("/api/copy", {"source": "big", "destination": "nick"})
-    weights = tmp_path / "other.gguf"
-    weights.write_bytes(running.installation.seed.read_bytes())
-    running.create("other", weights)
-    running.post("/api/create", {"model": "other", "modelfile": "FROM big\nSYSTEM You are another."})
-    yield running
+    create(running, "other", tmp_path)
+    running.stop()
+    running.start()  # what importing left behind is pruned now
+    return running
+
+
+def create(server: RealOllama, name: str, folder: Path) -> None:
+    """A small model with weights of its own."""
+    weights = folder / f"{name}.gguf"
+    grow_model(server.installation.seed, weights, 30, name)
+    server.create(name, weights)
 
 
 def hands_for(server: RealOllama, folder: Path, *, url: str = "", offline: bool = True) -> HandsBed:
@@ -106,10 +113,7 @@ def test_a_manifest_that_is_moved_out_of_the_folder_loses_its_weights_at_the_nex
     server: RealOllama, tmp_path: Path
 ) -> None:
     """Why hiding renames inside of it: this is what happens to a model that no name is left of."""
-    server.post("/api/pull", {"model": "none"}) if False else None
-    lonely = tmp_path / "lonely.gguf"
-    lonely.write_bytes(server.installation.seed.read_bytes() + b"\0" * 32)
-    server.create("lonely", lonely)
+    create(server, "lonely", tmp_path)
     weights = server.blob("lonely")
     server.stop()
     (server.models / "manifests/registry.ollama.ai/library/lonely/latest").rename(tmp_path / "aside")
@@ -159,7 +163,7 @@ def test_hands_killed_with_9_at_any_call_reach_the_same_end_when_it_is_repeated(
                     moment = proxy.cut(number, hands.process.kill, after=after)
                     post(hands, kind, names=BIG)
                     if kind is ActionKind.QUARANTINE or number < 5:
-                        assert moment.reached.wait(SECONDS), (told, proxy.calls)
+                        assert moment.reached.wait(SECONDS), (told, proxy.calls, hands.told(OutcomeReported))
                         hands.process.wait(SECONDS)
                     else:
                         hands.wait_for(OutcomeReported)
