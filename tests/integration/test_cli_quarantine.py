@@ -63,7 +63,7 @@ def test_a_loaded_model_is_hidden_listed_and_given_back_by_hand_in_every_mode(
 
     added = told(daemon, "add", "big")
     assert (added.returncode, added.stderr) == (0, "")
-    assert added.stdout == "big:latest = nick:latest is hidden, by renaming\n"
+    assert added.stdout == "big:latest = nick:latest hidden: by renaming\n"
     assert installed(server) == {"small:latest", KEPT, KEPT.replace("big", "nick")}
     daemon.wait(lambda: not server.runner_pids(), 10, "its runner is gone")
     listed = told(daemon, "list")
@@ -81,7 +81,7 @@ def test_a_loaded_model_is_hidden_listed_and_given_back_by_hand_in_every_mode(
 
     back = json.loads(told(daemon, "restore", "nick", "--json").stdout)
     assert back["ok"]
-    assert back["text"] == "big:latest = nick:latest is back, by renaming"
+    assert back["text"] == "big:latest = nick:latest back: by renaming"
     assert installed(server) == before
     daemon.wait_event("model.restored", 5)
     assert told(daemon, "list").stdout == "no model is hidden\n"

@@ -20,7 +20,7 @@ ANSWER_SECONDS = 10.0
 # The same for its scene, which it tells at once; those who ask wait for 5 s in all.
 SCENE_SECONDS = 3.0
 
-# Seconds that a verb may take beyond that: undoing all that was set takes as long as its slowest part (core.reopen).
+# Seconds that a verb may take beyond that: undoing all that was set takes as long as its slowest part.
 SECONDS = {"release": 120.0, "quarantine": DEADLINE_SECONDS, "restore": DEADLINE_SECONDS}
 # What may be asked for, with the keys that its body may have.
 VERBS: Mapping[str, tuple[str, ...]] = {

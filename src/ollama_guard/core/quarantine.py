@@ -82,7 +82,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How it ended: ``moved`` stand where the plan wants them; ``failed`` is a sentence, or "" ."""
+    """How it ended.
+
+    ``moved`` stand where the plan wants them, ``detail`` is what is to be said of that; ``failed`` says why
+    the others don't, "" if all do.
+    """
 
     moved: tuple[Pair, ...]
     detail: str
@@ -217,7 +221,7 @@ def _when_moved(plan: Plan, known: Known) -> Call | End:
     if not taken and not moved:
         names = ", ".join(pair.name for pair in plan.pairs)
         failed = f"no model named {names} is {'hidden' if plan.goal is Goal.RESTORE else 'installed'}"
-    return End(moved, _told(plan, known, moved), failed)
+    return End(moved, _told(plan, known), failed)
 
 
 def _unload(pair: Pair, known: Known) -> Call | None:
@@ -244,13 +248,15 @@ def _is_loaded(plan: Plan, loaded: frozenset[str]) -> bool:
     return bool(ours & {text.lower() for text in loaded}) or (plan.blob is not None and plan.blob in loaded)
 
 
-def _told(plan: Plan, known: Known, moved: tuple[Pair, ...]) -> str:
-    names = " = ".join(pair.name for pair in moved)
+def _told(plan: Plan, known: Known) -> str:
+    """What is to be said beside its being done; "" if nothing is."""
     if plan.goal is Goal.RESTORE:
-        return f"{names} is back"
-    if plan.goal is Goal.DELETE and not known.unsaved:
-        return f"{names} is deleted; what is needed to get it back was saved"
-    told = f"{names} is hidden" + (f", not deleted: {known.unsaved}" if known.unsaved else "")
+        return ""
+    told = [f"not deleted: {known.unsaved}"] if known.unsaved else []
+    if plan.goal is Goal.DELETE and not told:
+        told = ["then deleted; what is needed to get it back was saved"]
     if known.loaded:
-        return f"{told}; its runner still answers somebody, and goes after that"
-    return f"{told}; whether its runner is gone is not known: {known.blemish}" if known.blemish else told
+        told.append("its runner still answers somebody, and goes after that")
+    elif known.blemish:
+        told.append(f"whether its runner is gone is not known: {known.blemish}")
+    return "; ".join(told)

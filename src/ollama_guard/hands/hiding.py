@@ -121,12 +121,12 @@ class Hider:
             plan, port, soon, self._clock, lambda alias, name: self._save(alias, name, port, store)
         )
         if not end.failed:
-            return f"{end.detail}, by {'renaming' if done else 'the API'}"
+            return _told(action, end.moved, f"by {'renaming' if done else 'the API'}", end.detail)
         if done and len(done) == len(_there(plan, store)):
             wish = "it was not deleted" if goal is Goal.DELETE else "its runner was not asked to go"
-            return f"{_titles(done)} is hidden, by renaming; {wish}: {end.failed}"
+            return _told(action, done, "by renaming", f"{wish}: {end.failed}")
         if len(gone) == len(plan.pairs) and goal is Goal.DELETE:
-            return f"{_titles(gone)} was deleted before"
+            return "deleted before"
         raise StoreFailed(f"{end.failed}{_instead(store)}")
 
     def restore(self, action: Action, port: OllamaPort, seen: Seen, limits: Limits) -> str:
@@ -140,11 +140,11 @@ class Hider:
         plan, _ = plan_of(Goal.RESTORE, action.names or ((action.model,) if action.model else ()))
         _refuse_deleted(plan, book, store, seen)
         if not store.why_not:
-            return f"{_titles(self._renamed(plan, store, limits))} is back, by renaming"
+            return _told(action, self._renamed(plan, store, limits), "by renaming")
         end = carry_out(plan, port, limits, self._clock, lambda *_: None)
         if end.failed:
             raise StoreFailed(f"{end.failed}{_instead(store)}")
-        return f"{end.detail}, by the API"
+        return _told(action, end.moved, "by the API")
 
     def _store(self, seen: Seen, book: Book) -> _Store:
         """The store, found anew for each job: a container may have come or gone."""
@@ -218,6 +218,16 @@ def _entry(pair: Pair, action: Action, how: Hidden, seen: Seen) -> QuarantineEnt
     return QuarantineEntry(
         pair.name, pair.alias, action.blob, how, time.time(), size, action.needs_bytes, action.reason
     )
+
+
+def _told(action: Action, moved: Iterable[Pair], *parts: str) -> str:
+    """What was done, for a sentence that begins with the action's names: the others, and how."""
+    asked = {name.lower() for name in action.names}
+    others = [
+        pair.name for pair in moved if pair.name.lower() not in asked and pair.alias.lower() not in asked
+    ]
+    beside = [f"with {', '.join(others)}"] if others else []
+    return "; ".join([*beside, *filter(None, parts)])
 
 
 def _titles(pairs: Iterable[Pair]) -> str:

@@ -85,7 +85,7 @@ def _read(response: httpx.Response, where: str) -> bytes:
     return bytes(content)
 
 
-def _judged(where: str, status: int, content: bytes, *, silent: bool) -> Any:
+def _judged(where: str, status: int, content: bytes, *, silent: bool = False) -> Any:
     if silent and status == 200 and not content:
         return None
     try:
