@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from docs.generate.markup import bold, filled, inline, italic, literal
@@ -20,17 +21,26 @@ def man_page() -> str:
     """``docs/man/ollama-guard.8``."""
     root: Command = get_command(app)
     everywhere = [p for p in root.params if not getattr(p, "hidden", False)]
-    shown = [c for c in root.commands.values() if not c.hidden]
     parts = {
-        "COMMANDS": "\n".join(_command(command, everywhere) for command in shown),
+        "COMMANDS": "\n".join(_command(name, command, everywhere) for name, command in _shown(root)),
         "OPTIONS": "\n".join(_parameter(p) for p in everywhere),
     }
     return filled("ollama-guard.8", parts)
 
 
-def _command(command: Command, everywhere: list[Parameter]) -> str:
+def _shown(group: Command, before: str = "") -> Iterator[tuple[str, Command]]:
+    """The commands that people see, each group followed by its own."""
+    for command in group.commands.values():
+        if not command.hidden:
+            name = f"{before}{command.name}"
+            yield name, command
+            if hasattr(command, "commands"):
+                yield from _shown(command, f"{name} ")
+
+
+def _command(name: str, command: Command, everywhere: list[Parameter]) -> str:
     own = [p for p in command.params if not p.hidden and not any(_same(p, other) for other in everywhere)]
-    usage = " ".join([bold(command.name), *(_usage(p) for p in own)])
+    usage = " ".join([bold(name), *(_usage(p) for p in own)])
     blocks = [f".SS {usage}", _help(command.help or "")]
     blocks += [_parameter(p) for p in own if p.help]
     return "\n".join(blocks)

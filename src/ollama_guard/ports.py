@@ -36,6 +36,9 @@ class OllamaPort(Protocol):
     def digests(self, deadline_seconds: float) -> dict[str, str]:
         """Every local name of ``/api/tags`` with its manifest's digest; cloud stubs are skipped."""
 
+    def modelfile(self, model: str, deadline_seconds: float) -> str:
+        """The text from which a model could be created again, as ``/api/show`` tells it."""
+
     def generate(self, model: str, deadline_seconds: float) -> None:
         """Load a model and have it answer one token: the proof that the server serves."""
 

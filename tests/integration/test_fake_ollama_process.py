@@ -173,7 +173,7 @@ def test_a_runner_answers_health_and_slots_on_its_own_port(fake: FakeOllama) -> 
 def test_an_embedding_model_has_one_slot_whatever_is_configured() -> None:
     """Facts 2.5."""
     with FakeOllama(MODELS, env={"OLLAMA_NUM_PARALLEL": "4"}) as fake:
-        fake.load("embedder")
+        fake.post("/api/embed", {"model": "embedder", "input": "Hi"})
         words = argv(fake.runner_pid("embedder"))
         assert words[words.index("-np") + 1] == "1"
 

@@ -116,3 +116,50 @@ def test_hands_see_a_load_and_carry_out_its_unload(fake: FakeOllama, tmp_path: P
         hands.wait_for(ApiObserved, lambda m: m.api.loaded == () and not m.api.loaded_error)
         found = next(event for event in hands.events() if event["event"] == "ollama.found")
         assert found["dialect"] == ("before 0.30" if fake.dialect == "old" else "0.30 or newer")
+
+
+def test_a_copy_has_the_digest_of_its_source_and_outlives_it(fake: FakeOllama) -> None:
+    adapter = OllamaAdapter(fake.url)
+    before = adapter.digests(DEADLINE_SECONDS)
+    kept = "quarantine.registry.ollama.ai/library/other:latest"
+    adapter.copy("other", kept, DEADLINE_SECONDS)
+    adapter.delete("other", DEADLINE_SECONDS)
+    after = adapter.digests(DEADLINE_SECONDS)
+    assert "other:latest" not in after
+    assert after[kept] == before["other:latest"]
+    adapter.copy(kept, "other", DEADLINE_SECONDS)
+    adapter.delete(kept, DEADLINE_SECONDS)
+    assert adapter.digests(DEADLINE_SECONDS) == before
+
+
+def test_the_cloud_is_not_among_the_digests_and_is_never_copied_or_asked(fake: FakeOllama) -> None:
+    adapter = OllamaAdapter(fake.url)
+    assert "far:cloud" not in adapter.digests(DEADLINE_SECONDS)
+    before = len(fake.log().splitlines())
+    for call in (
+        lambda: adapter.copy("far:cloud", "near:7b", DEADLINE_SECONDS),
+        lambda: adapter.delete("far:cloud", DEADLINE_SECONDS),
+        lambda: adapter.generate("far:cloud", DEADLINE_SECONDS),
+    ):
+        with pytest.raises(OllamaError, match="cloud"):
+            call()
+    assert len(fake.log().splitlines()) == before
+
+
+def test_one_token_proves_that_a_model_answers_and_a_missing_one_is_not_pulled(fake: FakeOllama) -> None:
+    adapter = OllamaAdapter(fake.url)
+    adapter.generate("small", DEADLINE_SECONDS)
+    assert fake.loaded() == ["small:latest"]
+    with pytest.raises(OllamaError) as caught:
+        adapter.generate("gone:7b", DEADLINE_SECONDS)
+    assert caught.value.kind == "not_found"
+
+
+def test_a_model_that_only_embeds_is_proven_by_embedding() -> None:
+    with FakeOllama(("letters=10MiB,kind=embedding",)) as fake:
+        OllamaAdapter(fake.url).generate("letters", DEADLINE_SECONDS)
+        assert fake.loaded() == ["letters:latest"]
+
+
+def test_the_modelfile_is_told(fake: FakeOllama) -> None:
+    assert "FROM /" in OllamaAdapter(fake.url).modelfile("small", DEADLINE_SECONDS)

@@ -16,12 +16,16 @@ from ollama_guard.core.policy import (
     CapPolicy,
     ModelRule,
     OllamaPolicy,
+    PlaybookPolicy,
     Policy,
     Protect,
+    QuarantineAction,
+    QuarantinePolicy,
     RecordPolicy,
     Threshold,
     Thresholds,
 )
+from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.settings.compiler import compile_text
 from ollama_guard.settings.effective import effective_toml
 from ollama_guard.settings.schema import File, ModelTable
@@ -58,6 +62,26 @@ def records(draw: st.DrawFn) -> RecordPolicy:
 
 
 @st.composite
+def playbooks(draw: st.DrawFn) -> PlaybookPolicy:
+    return PlaybookPolicy(
+        enabled=draw(st.booleans()),
+        runs_per_hour=draw(st.integers(1, 60)),
+        quiet_seconds=draw(seconds(30, 86400)),
+        max_loaded_models=draw(st.integers(1, 100)),
+        num_parallel=draw(st.integers(1, 64)),
+        keep_alive_seconds=draw(seconds(1, 86400)),
+        max_queue=draw(st.integers(16, 10000)),
+        cache_ram_mib=draw(st.integers(0, 64 * 1024)),
+        memory_bytes=draw(st.integers(256 * MIB, 1024 * GIB)),
+        cpus=draw(st.integers(1, 10240)) / 10,
+        stuck_seconds=draw(seconds(5, 3600)),
+        full_percent=draw(st.integers(50, 1000)) / 10,
+        full_seconds=draw(seconds(5, 3600)),
+        young_seconds=draw(seconds(0, 3600)),
+    )
+
+
+@st.composite
 def policies(draw: st.DrawFn) -> Policy:
     poll = draw(seconds(1, 600))
     condemned = draw(seconds(10, 86400))
@@ -73,11 +97,26 @@ def policies(draw: st.DrawFn) -> Policy:
             poll_seconds=poll,
             unresponsive_after_seconds=poll + draw(seconds(1, 600)),
             request_timeout_seconds=draw(seconds(0.1, 120)),
+            runtime=draw(st.none() | st.sampled_from(RuntimeKind)),
+            runtime_name=draw(st.sampled_from(["", "ollama.service", "ollama-1"])),
+            docker_host=draw(st.sampled_from(["", "unix:///run/docker.sock", "tcp://127.0.0.1:2375"])),
+            models_folder=draw(st.sampled_from(["", "/models", '/ü"\\x'])),
         ),
         host=draw(thresholds()),
         container=draw(thresholds()),
-        cap=CapPolicy(draw(st.none() | st.integers(1, 1000))),
+        cap=CapPolicy(
+            draw(st.none() | st.integers(1, 1000)),
+            draw(st.booleans()),
+            draw(st.none() | st.integers(1, 1000)),
+        ),
+        playbook=draw(playbooks()),
         record=draw(records()),
+        quarantine=QuarantinePolicy(
+            draw(st.booleans()),
+            draw(st.sampled_from(QuarantineAction)),
+            draw(st.booleans()),
+            draw(seconds(60, 7 * 86400)),
+        ),
         models=draw(st.dictionaries(names, rules, max_size=3)),
         transition_seconds=draw(seconds(0, 3600)),
         min_reclaim_ratio=draw(st.integers(0, 500).map(lambda n: n / 1000)),

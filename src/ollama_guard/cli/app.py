@@ -9,7 +9,19 @@ from typing import Annotated, NoReturn
 import typer
 
 import ollama_guard
-from ollama_guard.cli import by_hand, completion, config, demo, healthcheck, look, models, replay, run
+from ollama_guard.cli import (
+    by_hand,
+    completion,
+    config,
+    demo,
+    healthcheck,
+    look,
+    models,
+    playbook,
+    quarantine,
+    replay,
+    run,
+)
 from ollama_guard.cli.options import ConfigOption, RuntimeDirOption, StateDirOption, places
 from ollama_guard.core.events import one_line
 from ollama_guard.errors import ConfigError, GuardError, ServiceUnavailable
@@ -29,8 +41,10 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard check-config         is my file right?
   ollama-guard healthcheck          is the guard well? (for Docker and scripts)
   ollama-guard pause 30min          leave Ollama alone for a while
+  ollama-guard playbook show freeze what would be done if Ollama froze?
   ollama-guard demo                 watch it at work for a minute, safely
   ollama-guard replay FILE          decide again on what was recorded
+  ollama-guard quarantine list      which models are hidden from clients, and why?
 
 Shell completion, of model names too: ollama-guard --install-completion
 
@@ -46,7 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (run, look, models, config, by_hand, healthcheck, replay, demo):
+for group in (run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine):
     group.register(app)
 
 

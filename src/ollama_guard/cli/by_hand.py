@@ -42,9 +42,9 @@ def unload(
         raise typer.BadParameter("allowed: either one MODEL or --all", param_hint="MODEL")
     where = places(context, config, runtime_dir, state_dir)
     if model is None:
-        _act(where.runtime_dir, "/unload", {"all": True}, as_json=as_json)
+        act_and_tell(where.runtime_dir, "/unload", {"all": True}, as_json=as_json)
     else:
-        _act(where.runtime_dir, "/unload", {"model": model}, as_json=as_json, named=model)
+        act_and_tell(where.runtime_dir, "/unload", {"model": model}, as_json=as_json, named=model)
 
 
 def pause(
@@ -71,7 +71,7 @@ def pause(
             "allowed: longer than 0s; `ollama-guard resume` ends a pause", param_hint="DURATION"
         )
     where = places(context, config, runtime_dir, state_dir)
-    _act(where.runtime_dir, "/pause", {"seconds": seconds}, as_json=as_json)
+    act_and_tell(where.runtime_dir, "/pause", {"seconds": seconds}, as_json=as_json)
 
 
 def resume(
@@ -87,11 +87,16 @@ def resume(
       ollama-guard resume
     """
     where = places(context, config, runtime_dir, state_dir)
-    _act(where.runtime_dir, "/resume", {}, as_json=as_json)
+    act_and_tell(where.runtime_dir, "/resume", {}, as_json=as_json)
 
 
-def _act(runtime_dir: Path, path: str, body: dict[str, Any], *, as_json: bool, named: str = "") -> None:
-    """Ask for it and tell the answer; a refused model name that is not installed gets the nearest ones."""
+def act_and_tell(
+    runtime_dir: Path, path: str, body: dict[str, Any], *, as_json: bool, named: str = ""
+) -> None:
+    """Ask for it and tell the answer; exit code 1 if it was refused or failed.
+
+    A refused model name that is not installed gets the nearest ones.
+    """
     from ollama_guard.cli.client import act
 
     answer = act(runtime_dir, path, body)

@@ -63,6 +63,21 @@ def get_models(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str, An
     return document
 
 
+def get_playbooks(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str, Any]:
+    """What the running daemon says of every playbook (`core.plan`).
+
+    Raises:
+        NotRunning, ServiceUnavailable: as `get_status`.
+    """
+    socket = runtime_dir / "status.sock"
+    status, document = _asked(socket, "GET", "/playbooks", None, seconds)
+    if status != OK or not isinstance(document.get("playbooks"), list):
+        raise ServiceUnavailable(
+            f"the guard behind {socket} can't tell of playbooks now ({document.get('error', status)})"
+        )
+    return document
+
+
 def act(runtime_dir: Path, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Post a wish to the control socket; its answer ``{"ok", "text", "detail"}``.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ollama_guard.control.health import guard_ailment, ollama_ailment
+from ollama_guard.core.hiding import DEADLINE_SECONDS
 
 # Bytes; a model's name has at most 590 (facts 5.1).
 BODY_LIMIT = 16 * 1024
@@ -18,6 +19,19 @@ NAME_LIMIT = 1000
 ANSWER_SECONDS = 10.0
 # The same for its scene, which it tells at once; those who ask wait for 5 s in all.
 SCENE_SECONDS = 3.0
+
+# Seconds that a verb may take beyond that: undoing all that was set takes as long as its slowest part.
+SECONDS = {"release": 120.0, "quarantine": DEADLINE_SECONDS, "restore": DEADLINE_SECONDS}
+# What may be asked for, with the keys that its body may have.
+VERBS: Mapping[str, tuple[str, ...]] = {
+    "unload": ("model", "all"),
+    "pause": ("seconds",),
+    "resume": (),
+    "playbook": ("name",),
+    "release": (),
+    "quarantine": ("model",),
+    "restore": ("model",),
+}
 
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict",
             503: "Service Unavailable"}  # fmt: skip
@@ -50,10 +64,13 @@ class Board(Protocol):
 
 
 class Models(Protocol):
-    """Who knows what is installed, and what would fit now."""
+    """Who knows what is installed, what would fit now, and what a playbook would do."""
 
     def document(self, deadline_seconds: float) -> dict[str, Any] | None:
         """Wait for it; None when the sentinel did not tell within the deadline."""
+
+    def playbooks(self, deadline_seconds: float) -> dict[str, Any] | None:
+        """The same of every playbook."""
 
 
 class Asker(Protocol):
@@ -68,12 +85,13 @@ class _BadRequest(ValueError):
 
 
 def status_app(board: Board, models: Models) -> Application:
-    """``GET /status``, ``/health`` and ``/models``."""
+    """``GET /status``, ``/health``, ``/models`` and ``/playbooks``."""
 
     def app(environ: Environ, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        if path not in ("/status", "/health", "/models"):
-            return _respond(start, 404, {"error": "unknown path; there are /status, /health and /models"})
+        if path not in ("/status", "/health", "/models", "/playbooks"):
+            known = "/status, /health, /models and /playbooks"
+            return _respond(start, 404, {"error": f"unknown path; there are {known}"})
         if environ.get("REQUEST_METHOD") != "GET":
             return _respond(start, 405, {"error": "only GET"}, allow="GET")
         if path == "/status":
@@ -87,6 +105,8 @@ def status_app(board: Board, models: Models) -> Application:
             case "/health":
                 health = _health(document, board.age_seconds())
                 return _respond(start, 200 if health["healthy"] else 503, health)
+            case "/playbooks":
+                return _listing(start, models.playbooks(SCENE_SECONDS))
             case _:
                 return _listing(start, models.document(SCENE_SECONDS))
 
@@ -100,19 +120,20 @@ def _listing(start: StartResponse, document: dict[str, Any] | None) -> Iterable[
 
 
 def control_app(asker: Asker, unload_seconds: Callable[[], float]) -> Application:
-    """``POST /unload``, ``/pause``, ``/resume``; ``unload_seconds`` says how long an unload may take."""
+    """``POST`` of each of `VERBS`; ``unload_seconds`` says how long an unload may take."""
 
     def app(environ: Environ, start: StartResponse) -> Iterable[bytes]:
         verb = str(environ.get("PATH_INFO", ""))[1:]
-        if verb not in ("unload", "pause", "resume"):
-            return _refuse(start, 404, "unknown path; there are /unload, /pause and /resume")
+        if verb not in VERBS:
+            *others, last = (f"/{known}" for known in VERBS)
+            return _refuse(start, 404, f"unknown path; there are {', '.join(others)} and {last}")
         if environ.get("REQUEST_METHOD") != "POST":
             return _refuse(start, 405, "only POST", allow="POST")
         try:
             model, seconds = _wish(verb, _body(environ))
         except _BadRequest as problem:
             return _refuse(start, 400, str(problem))
-        limit = ANSWER_SECONDS + (unload_seconds() if verb == "unload" else 0.0)
+        limit = ANSWER_SECONDS + (unload_seconds() if verb == "unload" else SECONDS.get(verb, 0.0))
         answer = asker.ask(verb, model, seconds, limit)
         if answer is None:
             return _refuse(start, 503, f"the sentinel did not answer within {limit:.0f} s")
@@ -136,7 +157,7 @@ def _health(document: Mapping[str, Any], age_seconds: float) -> dict[str, Any]:
 
 def _wish(verb: str, body: dict[str, Any]) -> tuple[str, float | None]:
     """(model, seconds) of a request's body; ``*`` is every model."""
-    allowed = {"unload": ("model", "all"), "pause": ("seconds",), "resume": ()}[verb]
+    allowed = VERBS[verb]
     unknown = sorted(set(body) - set(allowed))
     if unknown:
         known = ", ".join(allowed) or "none"
@@ -144,8 +165,12 @@ def _wish(verb: str, body: dict[str, Any]) -> tuple[str, float | None]:
     match verb:
         case "unload":
             return _model(body), None
+        case "quarantine" | "restore":
+            return _name(body.get("model")), None
         case "pause":
             return "", _seconds(body)
+        case "playbook":
+            return _model({"model": body.get("name")}), None
         case _:
             return "", None
 
@@ -157,7 +182,10 @@ def _model(body: dict[str, Any]) -> str:
         if body["all"] is not True:
             raise _BadRequest('"all" must be true; leave it out to unload one model')
         return "*"
-    model = body["model"]
+    return _name(body["model"])
+
+
+def _name(model: object) -> str:
     if not isinstance(model, str) or not 0 < len(model) <= NAME_LIMIT or model == "*":
         raise _BadRequest(f'"model" must be a model\'s name of 1 to {NAME_LIMIT} characters')
     return model

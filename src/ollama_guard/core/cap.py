@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ollama_guard.core.model import Activity, Level, Preference, Rung
 from ollama_guard.core.policy import Policy
+from ollama_guard.core.recovery import Step
 from ollama_guard.core.runners import Runner
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import State
@@ -18,8 +19,11 @@ RELIEF = (Rung.UNLOAD_IDLE, Rung.DRAIN_BUSY, Rung.KILL_RUNNER)
 
 def effective(policy: Policy, state: State) -> int | None:
     """The cap in force, at least 1; None = no bound."""
+    position = state.durable.playbook
+    narrow = 1 if position is not None and position.step is Step.SOFT_CAP else None
     return min(
-        (max(1, cap) for cap in (policy.cap.soft_max, state.soft_cap) if cap is not None), default=None
+        (max(1, cap) for cap in (policy.cap.soft_max, state.soft_cap, narrow) if cap is not None),
+        default=None,
     )
 
 

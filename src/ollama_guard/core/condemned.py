@@ -82,31 +82,47 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
     """The durable state after a kill: a strike, maybe a conviction, or one more kill at birth."""
     if action.kind is not ActionKind.KILL or outcome.kind is not OutcomeKind.DONE or action.blob is None:
         return durable
-    now = outcome.at
-    record = active(durable, action.blob, now)
+    if active(durable, action.blob, outcome.at) is None and action.rung not in (
+        Rung.ABORT_LOAD,
+        Rung.KILL_RUNNER,
+    ):
+        return durable
+    needs = max(action.needs_bytes, outcome.freed_bytes)
+    return struck(durable, action.blob, action.names, needs, outcome.at, policy)
+
+
+def struck(
+    durable: Durable, blob: str, names: tuple[str, ...], needs_bytes: int, now: float, policy: Policy
+) -> Durable:
+    """The durable state after a runner of this blob was killed, by the guard or by the kernel."""
+    record = active(durable, blob, now)
     if record is not None:
         asked = replace(record, kills=record.kills + 1, last_asked_at=now)
         return replace(durable, condemned=tuple(asked if c is record else c for c in durable.condemned))
-    if action.rung not in (Rung.ABORT_LOAD, Rung.KILL_RUNNER):
-        return durable
-    strike = Strike(action.blob, now, max(action.needs_bytes, outcome.freed_bytes))
+    strike = Strike(blob, now, needs_bytes)
     strikes = (*(s for s in durable.strikes if now - s.at <= STRIKE_WINDOW_SECONDS), strike)[-RECORDS_KEPT:]
     durable = replace(durable, strikes=strikes)
-    own = [s for s in strikes if s.blob == action.blob]
-    former = next((c for c in durable.condemned if c.blob == action.blob), None)
+    own = [s for s in strikes if s.blob == blob]
+    former = next((c for c in durable.condemned if c.blob == blob), None)
     if len(own) < STRIKES_TO_CONDEMN and former is None:
         return durable
     term = min(former.term_seconds * 2, policy.condemned_max_seconds) if former else policy.condemned_seconds
+    return convicted(durable, blob, names, max(s.needs_bytes for s in own), now, term)
+
+
+def convicted(
+    durable: Durable, blob: str, names: tuple[str, ...], needs_bytes: int, now: float, term_seconds: float
+) -> Durable:
+    """The durable state with this blob condemned from now on."""
     verdict = Condemned(
-        blob=action.blob,
-        names=action.names[:NAMES_KEPT],
+        blob=blob,
+        names=names[:NAMES_KEPT],
         since_at=now,
-        until_at=now + term,
-        term_seconds=term,
-        needs_bytes=max(s.needs_bytes for s in own),
+        until_at=now + term_seconds,
+        term_seconds=term_seconds,
+        needs_bytes=needs_bytes,
         last_asked_at=now,
     )
-    others = tuple(c for c in durable.condemned if c.blob != action.blob)[-(RECORDS_KEPT - 1) :]
-    return replace(
-        durable, condemned=(*others, verdict), strikes=tuple(s for s in strikes if s.blob != action.blob)
-    )
+    others = tuple(c for c in durable.condemned if c.blob != blob)[-(RECORDS_KEPT - 1) :]
+    strikes = tuple(s for s in durable.strikes if s.blob != blob)
+    return replace(durable, condemned=(*others, verdict), strikes=strikes)

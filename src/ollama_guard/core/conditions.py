@@ -26,6 +26,7 @@ def review(policy: Policy, state: State, snapshot: Snapshot) -> tuple[ConditionS
     true_now = {
         Condition.MEMORY_PRESSURE: _pressure(state),
         Condition.OLLAMA_UNRESPONSIVE: _unresponsive(policy, state, snapshot),
+        Condition.FROZEN: state.symptoms.frozen,
         Condition.BLIND: "; ".join(blind_reasons(snapshot)),
     }
     held = {c.condition: c for c in state.conditions}

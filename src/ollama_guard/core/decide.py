@@ -8,7 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ollama_guard.core import cap, condemned, conditions, ghosts, ladder, narrate, requests, sane
+from ollama_guard.core import (
+    cap,
+    condemned,
+    conditions,
+    diagnosis,
+    ghosts,
+    hardcap,
+    hiding,
+    kernelkills,
+    ladder,
+    narrate,
+    playbook,
+    recover,
+    reopen,
+    requests,
+    sane,
+)
 from ollama_guard.core.events import one_line
 from ollama_guard.core.ledger import key_of
 from ollama_guard.core.model import (
@@ -39,7 +55,7 @@ STALL_SECONDS = 2.0
 GONE_KEPT_SECONDS = 3600.0
 # A process that is there this long after SIGKILL hangs in the kernel (seconds).
 KILL_DEADLINE_SECONDS = 10.0
-DISRUPTIVE = (Rung.ABORT_LOAD, Rung.DRAIN_BUSY, Rung.KILL_RUNNER)
+DISRUPTIVE = (Rung.ABORT_LOAD, Rung.DRAIN_BUSY, Rung.KILL_RUNNER, Rung.PLAYBOOK)
 
 
 def decide(policy: Policy, state: State, snapshot: Snapshot) -> tuple[State, Decision]:
@@ -49,10 +65,14 @@ def decide(policy: Policy, state: State, snapshot: Snapshot) -> tuple[State, Dec
     durable, replies = requests.answer(scene)
     scene = replace(scene, state=replace(scene.state, durable=durable))
     mode = mode_of(policy, durable, snapshot.now)
-    by_hand = requests.unloads(scene)
-    draft = by_hand.draft or _draft(scene)
-    draft = draft if by_hand.draft else _blind(scene, draft)
-    would = mode is not Mode.ENFORCE and bool(draft.targets or draft.ghost) and not by_hand.draft
+    by_hand = requests.by_hand(scene)
+    durable, draft = _draft(scene, mode)
+    scene = replace(scene, state=replace(scene.state, durable=durable))
+    draft = by_hand.draft or draft
+    acts = bool(draft.targets or draft.ghost or draft.prepared)
+    would = (
+        acts and not by_hand.draft and (mode is not Mode.ENFORCE or bool(draft.announce)) and not draft.must
+    )
     actions = _actions(scene, draft, by_hand.request_id)
     decision = Decision(
         at=snapshot.now,
@@ -66,33 +86,44 @@ def decide(policy: Policy, state: State, snapshot: Snapshot) -> tuple[State, Dec
         domain=draft.domain,
         replies=(*replies, *by_hand.replies),
     )
-    return _commit(scene, decision), decision
+    return _commit(scene, decision, draft.announce), decision
 
 
-def _draft(scene: Scene) -> ladder.Draft:
-    draft = ladder.choose(scene)
-    if draft.rung is not Rung.NONE:
-        return draft
+def _draft(scene: Scene, mode: Mode) -> tuple[Durable, ladder.Draft]:
+    """What the present calls for, and where the playbook stands then. Blind means hold, and say so.
+
+    A kill of the ladder comes first (it is a matter of milliseconds), then a step of the playbook.
+    """
+    reasons = conditions.blind_reasons(scene.snapshot)
+    harm = ladder.choose(scene)
+    plan = recover.plan(scene, mode, blind=bool(reasons), busy=bool(harm.targets))
+    planned = plan.draft
+    if reasons:
+        held = ladder.Draft(Rung.HOLD, f"blind, so hold: {'; '.join(reasons)}")
+        return plan.durable, planned if planned is not None and planned.must else held
+    if planned is not None and not plan.minor:
+        kills = harm.kind is ActionKind.KILL and harm.targets
+        if not kills and (planned.prepared or harm.rung is Rung.NONE):
+            return plan.durable, planned
+    if harm.rung is not Rung.NONE:
+        return plan.durable, harm
+    return plan.durable, _tidy(scene) or planned or harm
+
+
+def _tidy(scene: Scene) -> ladder.Draft | None:
+    """What keeps order while nothing presses: a ghost is cleared, what is above the cap is unloaded."""
     ghost = ghosts.find(scene)
     if ghost is not None:
         return ladder.Draft(
             Rung.NONE, f"{ghost.name} is listed by Ollama but its runner is gone: clear it", ghost=ghost
         )
     over = cap.victims(scene)
-    if over:
-        bound = cap.effective(scene.policy, scene.state)
-        listed = ", ".join(runner.title for runner in over)
-        reason = f"{len(scene.runners)} models are loaded and the soft cap is {bound}: unload idle {listed}"
-        return ladder.Draft(Rung.CAP, reason, ActionKind.UNLOAD, over, over[0].reading.domains[0])
-    return draft
-
-
-def _blind(scene: Scene, draft: ladder.Draft) -> ladder.Draft:
-    """Blind means hold, and say so."""
-    reasons = conditions.blind_reasons(scene.snapshot)
-    if not reasons:
-        return draft
-    return ladder.Draft(Rung.HOLD, f"blind, so hold: {'; '.join(reasons)}")
+    if not over:
+        return None
+    bound = cap.effective(scene.policy, scene.state)
+    listed = ", ".join(runner.title for runner in over)
+    reason = f"{len(scene.runners)} models are loaded and the soft cap is {bound}: unload idle {listed}"
+    return ladder.Draft(Rung.CAP, reason, ActionKind.UNLOAD, over, over[0].reading.domains[0])
 
 
 def mode_of(policy: Policy, durable: Durable, now: float) -> Mode:
@@ -104,6 +135,7 @@ def mode_of(policy: Policy, durable: Durable, now: float) -> Mode:
 
 def _look(policy: Policy, state: State, snapshot: Snapshot) -> Scene:
     """The scene of this tick: what is remembered, brought up to the snapshot."""
+    before = state
     gap = 0.0 if state.last_tick_at is None else snapshot.now - state.last_tick_at
     planned = state.planned_delay_seconds
     late = gap > min(STALL_FACTOR * planned, planned + STALL_SECONDS) and gap > STALL_SECONDS
@@ -131,10 +163,27 @@ def _look(policy: Policy, state: State, snapshot: Snapshot) -> Scene:
         if level != state.level or not state.level_since_at
         else state.level_since_at,
     )
+    return _diagnosed(Scene(policy, state, snapshot, scene.runners), before, stalled=stalled)
+
+
+def _diagnosed(scene: Scene, before: State, *, stalled: bool) -> Scene:
+    """The scene with what is wrong in it: symptoms, conditions, who is condemned, what memory calls for."""
+    policy, snapshot, state = scene.policy, scene.snapshot, scene.state
+    state = replace(state, symptoms=kernelkills.review(before, state, snapshot))
+    durable = kernelkills.after(state.durable, state.symptoms.killed, snapshot.now, policy)
+    scene = replace(scene, state=replace(state, durable=durable))
+    state = replace(scene.state, symptoms=diagnosis.review(scene, scene.state.symptoms, stalled=stalled))
     state = replace(state, conditions=conditions.review(policy, state, snapshot))
-    scene = Scene(policy, state, snapshot, scene.runners)
-    durable = replace(state.durable, condemned=condemned.review(scene))
-    return replace(scene, state=replace(state, durable=durable))
+    scene = replace(scene, state=state)
+    state = replace(
+        state,
+        durable=replace(durable, condemned=condemned.review(scene)),
+        calm_since_at=reopen.calm_since(scene),
+        hard_cap=hardcap.judged(scene),
+        fits_since_at=hiding.fits_since(scene),
+        would_at=recover.still_told(state, snapshot.now) if state.would_at else state.would_at,
+    )
+    return replace(scene, state=state)
 
 
 def _gone(state: State, snapshot: Snapshot) -> dict[str, float]:
@@ -178,6 +227,11 @@ def _domains(scene: Scene, previous: Mapping[str, DomainState], *, stalled: bool
 
 def _actions(scene: Scene, draft: ladder.Draft, request_id: int | None) -> tuple[Action, ...]:
     first = scene.state.durable.next_action_id
+    if draft.prepared:
+        return tuple(
+            replace(action, id=first + i, request_id=request_id, reason=one_line(action.reason))
+            for i, action in enumerate(draft.prepared)
+        )
     if draft.ghost is not None:
         deadline = scene.now + scene.policy.unload_deadline_seconds
         ghost = draft.ghost
@@ -227,7 +281,7 @@ def _is_answering(scene: Scene, runner: Runner) -> bool:
     return runner.activity is Activity.BUSY or draining
 
 
-def _commit(scene: Scene, decision: Decision) -> State:
+def _commit(scene: Scene, decision: Decision, announced: str) -> State:
     """The state after a decision: what will be done is in flight, the cap follows, ids move on."""
     state, done = scene.state, () if decision.would else decision.actions
     forced = decision.rung in cap.RELIEF and not any(a.request_id is not None for a in done)
@@ -244,11 +298,20 @@ def _commit(scene: Scene, decision: Decision) -> State:
         },
         soft_cap=soft_cap,
         soft_cap_quiet_since_at=quiet,
-        durable=replace(state.durable, next_action_id=state.durable.next_action_id + len(done)),
+        durable=_durable(state.durable, done),
+        would_at={**state.would_at, announced: scene.now} if announced else state.would_at,
         hold_told_at=_hold_told_at(state, decision),
         last_decision=decision if decision.rung is not Rung.NONE or decision.actions else state.last_decision,
     )
     return replace(state, planned_delay_seconds=delay_seconds(scene.policy, state, scene.snapshot))
+
+
+def _durable(durable: Durable, done: tuple[Action, ...]) -> Durable:
+    """What must survive when these actions are posted: it is stored before they are."""
+    for action in done:
+        if action.rung is Rung.PLAYBOOK and action.request_id is None:
+            durable = playbook.posted(durable, action)
+    return replace(durable, next_action_id=durable.next_action_id + len(done))
 
 
 def _hold_told_at(state: State, decision: Decision) -> float:

@@ -48,7 +48,7 @@ def judge(scene: Scene, entry: CatalogueEntry) -> Fit:
     The context is that of its last load, as far as one was seen; another one may be asked for. On a machine
     with several Ollama servers it must fit wherever one of them is.
     """
-    born = _newborn(scene, entry)
+    born = newborn(scene, entry)
     ours = next((r for r in scene.runners if r.reading.blob == entry.blob), None)
     if ours is not None and ours.activity not in (Activity.LOADING, Activity.STOPPING):
         held = f"it is loaded ({ours.activity}, {bytes_text(ours.memory_bytes)})"
@@ -134,7 +134,7 @@ def _listed(runners: Iterable[Runner]) -> str:
     return ", ".join(f"{r.title} ({r.activity}, {bytes_text(r.memory_bytes)})" for r in runners)
 
 
-def _newborn(scene: Scene, entry: CatalogueEntry) -> Runner:
+def newborn(scene: Scene, entry: CatalogueEntry) -> Runner:
     """A runner of this model as it would be seen at its birth, were it born now."""
     row = _last_load(scene, entry.blob)
     reading = RunnerReading(

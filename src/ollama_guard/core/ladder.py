@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ollama_guard.core import budgets, condemned, loads, victims
-from ollama_guard.core.model import ActionKind, Activity, DomainReading, Level, LoadedModel, Rung
+from ollama_guard.core.model import (
+    Action,
+    ActionKind,
+    Activity,
+    DomainReading,
+    Level,
+    LoadedModel,
+    Rung,
+)
 from ollama_guard.core.runners import Runner
 from ollama_guard.core.scene import Scene, all_unloaded_seconds, kill_seconds, killable
 from ollama_guard.core.units import bytes_text, seconds_text
@@ -17,7 +25,11 @@ from ollama_guard.core.units import bytes_text, seconds_text
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A rung, its targets, and one sentence with numbers; ``hold`` and ``none`` have no targets."""
+    """A rung, its targets, and one sentence with numbers; ``hold`` and ``none`` have no targets.
+
+    ``prepared`` are actions that are not about a runner, complete but for their id. ``announce`` is the key
+    of what is only told, once; ``must`` is done in any mode (a run that has stopped Ollama starts it again).
+    """
 
     rung: Rung
     reason: str
@@ -25,6 +37,9 @@ class Draft:
     targets: tuple[Runner, ...] = ()
     domain: str = ""
     ghost: LoadedModel | None = None
+    prepared: tuple[Action, ...] = ()
+    announce: str = ""
+    must: bool = False
 
 
 NOTHING = Draft(Rung.NONE, "nothing to do")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from ollama_guard.core import sane
 from ollama_guard.core.events import Event, Priority, Value
 from ollama_guard.core.model import Action, ActionKind, Decision, Level, Outcome, OutcomeKind, Rung, Snapshot
+from ollama_guard.core.recoveryevents import killed_by_kernel, playbook, step_done
 from ollama_guard.core.state import State
 from ollama_guard.core.units import bytes_text, seconds_text
 
@@ -29,12 +30,14 @@ def events(before: State, after: State, decision: Decision, snapshot: Snapshot) 
         *_levels(before, after, snapshot),
         *_conditions(before, after),
         *_pause(before, after, snapshot),
+        *killed_by_kernel(after),
         *(
             _finished(action, outcome)
             for action, outcome in after.finished
             if (action, outcome) not in before.finished
         ),
         *_convictions(before, after),
+        *playbook(before, after),
         *_decision(before, decision),
         *_cap(before, after),
     ]
@@ -138,8 +141,11 @@ def _convictions(before: State, after: State) -> list[Event]:
     told = []
     for blob, record in new.items():
         if blob not in old or old[blob].since_at != record.since_at:
+            run = after.durable.playbook
+            to_be_hidden = run is not None and any(target.blob == blob for target in run.targets)
+            why = "is to be hidden" if to_be_hidden else "was aborted or killed again within ten minutes"
             text = (
-                f"{' = '.join(record.names) or blob} was aborted or killed again within ten minutes and "
+                f"{' = '.join(record.names) or blob} {why} and "
                 f"needs {bytes_text(record.needs_bytes)}: killed at birth for "
                 f"{seconds_text(record.term_seconds)}"
             )
@@ -213,7 +219,7 @@ def tells_hold(before: State, decision: Decision) -> bool:
 
 
 def _finished(action: Action, outcome: Outcome) -> Event:
-    title = " = ".join(action.names) or (action.blob or f"pid {action.pid}")[:19]
+    title = _title(action)
     fields: dict[str, Value] = {
         "action_id": action.id,
         "blob": action.blob,
@@ -251,6 +257,11 @@ def _finished(action: Action, outcome: Outcome) -> Event:
                 fields,
             )
         case _:
-            verb = str(action.kind).replace("_", " ")
-            told = f"{verb} of {action.runtime or title}: {outcome.detail or 'done'}"
-            return Event("playbook.step", told, Priority.NOTICE, fields)
+            return step_done(action, outcome, title)
+
+
+def _title(action: Action) -> str:
+    if action.names:
+        return " = ".join(action.names)
+    known = action.blob or (f"pid {action.pid}" if action.pid is not None else "")
+    return action.runtime or known[:19] or action.model or "Ollama"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ollama_guard.core import budgets, condemned, sane
+from ollama_guard.core import budgets, condemned, hardcap, hiding, playbook, reopen, sane
 from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Rung
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.scene import expected_seconds
@@ -31,6 +31,10 @@ def absorb(policy: Policy, state: State, outcome: Outcome) -> State:
     outcome = sane.outcome_of(outcome, state.last_tick_at)
     durable = condemned.after(state.durable, action, outcome, policy)
     durable = replace(durable, fruitless_kills=budgets.after(durable.fruitless_kills, action, outcome))
+    durable = reopen.after(
+        hardcap.after(playbook.after(durable, action, outcome), action, outcome), action, outcome
+    )
+    durable = replace(durable, spared=hiding.spared_after(durable.spared, action, outcome))
     unhonoured = dict(state.unhonoured)
     if action.kind is ActionKind.UNLOAD and action.blob and outcome.kind is not OutcomeKind.DONE:
         failed = outcome.kind is OutcomeKind.FAILED

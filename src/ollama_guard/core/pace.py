@@ -130,6 +130,7 @@ def _at_rest(state: State, snapshot: Snapshot) -> bool:
         state.conditions, state.in_flight, state.unhonoured, state.purged_at,
         durable.condemned, durable.pause_until_at is not None, state.soft_cap is not None,
         not snapshot.hands_alive, len(state.runners) != len(snapshot.runners),
+        durable.playbook is not None, state.symptoms.suspected_at is not None,
     )  # fmt: skip
     return (
         not any(going_on)

@@ -146,6 +146,9 @@ class PlaybookPolicy:
 
     ``max_queue`` is far from facts 2.5's deadlock and still turns a storm of clients away; ``cache_ram_mib``
     bounds the prompt cache that would else take 8 GiB (facts 3.3). Limits are never set below what is used.
+    ``stuck_seconds`` is how long a process stands still before that counts (as long as the silence that comes
+    first; a load is taken to stand still after 5 s). ``full_percent`` for ``full_seconds`` is a machine that
+    hardly works any more: in a freeze on purpose it was 91. ``young_seconds`` is the design's.
     """
 
     enabled: bool = True
@@ -158,6 +161,10 @@ class PlaybookPolicy:
     cache_ram_mib: int = 256
     memory_bytes: int = 3 * GIB
     cpus: float = 2.0
+    stuck_seconds: float = 30.0
+    full_percent: float = 30.0
+    full_seconds: float = 30.0
+    young_seconds: float = 120.0
 
 
 class QuarantineAction(StrEnum):

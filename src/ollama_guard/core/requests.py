@@ -1,19 +1,22 @@
-"""What people ask for through the control socket: pause, resume, unload.
+"""What people ask for through the control socket: pause, resume, unload, playbook, release, quarantine.
 
-A person's own unload is done in every mode: observe and paused bind the guard's judgement, not its owner.
+What a person asks for is done in every mode: observe and paused bind the guard's judgement, not its owner.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ollama_guard.core import hidebyhand, playbook, reopen, serving
 from ollama_guard.core.events import one_line
 from ollama_guard.core.ladder import Draft
-from ollama_guard.core.model import ActionKind, Activity, Reply, Request, Rung
+from ollama_guard.core.model import Action, ActionKind, Activity, Reply, Request, Rung
 from ollama_guard.core.policy import spelled
+from ollama_guard.core.recovery import Playbook
 from ollama_guard.core.runners import Runner
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import Durable
+from ollama_guard.core.targets import runtime_here
 from ollama_guard.core.units import seconds_text
 
 # The longest pause that may be asked for (seconds): a week; "for ever" is what `systemctl stop` is for.
@@ -22,7 +25,7 @@ LONGEST_PAUSE_SECONDS = 7 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class ByHand:
-    """An unload asked for by a person: its draft, or replies that say why there is none."""
+    """What a person asked for: its draft, or replies that say why there is none."""
 
     draft: Draft | None = None
     request_id: int | None = None
@@ -43,8 +46,11 @@ def answer(scene: Scene) -> tuple[Durable, tuple[Reply, ...]]:
                 was = durable.pause_until_at is not None
                 durable = replace(durable, pause_until_at=None)
                 replies.append(Reply(request.id, ok=True, text="resumed" if was else "was not paused"))
-            case "unload":
+            case "unload" | "release" | "quarantine" | "restore":
                 pass
+            case "playbook":
+                durable, reply = _playbook(scene, durable, request)
+                replies.append(reply)
             case _:
                 replies.append(Reply(request.id, ok=False, text=f"unknown request {request.verb!r}"))
     later = [request for request in scene.snapshot.requests if request.verb == "unload"][1:]
@@ -61,6 +67,56 @@ def _pause(durable: Durable, request: Request, now: float) -> tuple[Durable, Rep
         request.id, ok=True, text=f"paused for {seconds_text(seconds)}: deciding and logging, doing nothing"
     )
     return replace(durable, pause_until_at=now + seconds), reply
+
+
+def _playbook(scene: Scene, durable: Durable, request: Request) -> tuple[Durable, Reply]:
+    """Begin a playbook by hand. The owner's own order needs no authority and no budget, but no less care."""
+    name = next((known for known in Playbook if known.value == request.model), None)
+    if name is None:
+        text = (
+            f"no playbook is named {request.model[:60]!r}; there are {', '.join(p.value for p in Playbook)}"
+        )
+        return durable, Reply(request.id, ok=False, text=text)
+    if durable.playbook is not None:
+        return durable, Reply(request.id, ok=False, text=f"{durable.playbook.name.value} is running already")
+    why = serving.why_never(scene, runtime_here(scene)) if name is Playbook.FREEZE else ""
+    if why:
+        return durable, Reply(request.id, ok=False, text=why)
+    scene = replace(scene, state=replace(scene.state, durable=durable))
+    text = f"{name.value} begins; `ollama-guard playbook show` tells where it stands"
+    return playbook.begin(scene, name, "asked for by hand", by_hand=True), Reply(
+        request.id, ok=True, text=text
+    )
+
+
+def by_hand(scene: Scene) -> ByHand:
+    """What a person's request calls for in this tick."""
+    for request in scene.snapshot.requests:
+        match request.verb:
+            case "release":
+                return _release(scene, request)
+            case "quarantine":
+                return _moved(request, hidebyhand.hide(scene, request))
+            case "restore":
+                return _moved(request, hidebyhand.restore(scene, request))
+    return unloads(scene)
+
+
+def _moved(request: Request, answer: Action | hidebyhand.Refusal) -> ByHand:
+    """A model hidden or given back."""
+    if isinstance(answer, hidebyhand.Refusal):
+        return ByHand(replies=(Reply(request.id, answer.ok, one_line(answer.text)),))
+    draft = Draft(answer.rung, answer.reason, answer.kind, prepared=(answer,))
+    return ByHand(draft=draft, request_id=request.id)
+
+
+def _release(scene: Scene, request: Request) -> ByHand:
+    if scene.state.durable.playbook is not None:
+        text = f"{scene.state.durable.playbook.name.value} is running: ask again when it is over"
+        return ByHand(replies=(Reply(request.id, ok=False, text=text),))
+    actions = reopen.everything(scene)
+    draft = Draft(Rung.PLAYBOOK, actions[0].reason, ActionKind.RELEASE, prepared=actions, must=True)
+    return ByHand(draft=draft, request_id=request.id)
 
 
 def unloads(scene: Scene) -> ByHand:

@@ -15,6 +15,7 @@ from ollama_guard.core.foreseen import (
     SETTLED_LISTED_SECONDS,
     SETTLED_SILENT_SECONDS,
     born_before,
+    estimated_bytes,
     foreseen,
     has_loaded,
 )
@@ -160,6 +161,8 @@ def _remember_one(old: RunnerState | None, reading: RunnerReading, snapshot: Sna
         blob=reading.blob or state.blob,
         footprint=state.footprint or ledger.key_of(reading),
         cpu=_cpu_samples(state, reading, now),
+        needs_bytes=estimated_bytes(reading, snapshot) if state.needs_bytes is None else state.needs_bytes,
+        domains=reading.domains,
     )
     if state.loaded_at is None and has_loaded(state, reading, snapshot):
         state = replace(state, loaded_at=now, last_used_at=now)

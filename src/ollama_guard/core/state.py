@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ollama_guard.core.footprint import FootprintKey
 from ollama_guard.core.model import Action, Condition, Decision, Level, Outcome
+from ollama_guard.core.recovery import Constrained, HardCapState, Position, Run, Symptoms
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,9 @@ class Durable:
     """Survives the guard's own death: pause, condemned blobs, budgets, the next action's id.
 
     ``fruitless_kills`` are the times of kills that freed nothing (the budget that bounds them).
+    ``playbook`` is where the run that goes on stands, ``runs`` are the last ones. ``hard_cap`` is the cap
+    that was written for Ollama's next start (0 = none), ``released`` that a person had all of that undone.
+    ``spared`` are names that a person brought back, so that they are not hidden again.
     """
 
     version: int = 1
@@ -53,6 +57,12 @@ class Durable:
     strikes: tuple[Strike, ...] = ()
     fruitless_kills: tuple[float, ...] = ()
     next_action_id: int = 1
+    playbook: Position | None = None
+    runs: tuple[Run, ...] = ()
+    constrained: Constrained | None = None
+    hard_cap: int = 0
+    released: bool = False
+    spared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,8 @@ class RunnerState:
     rose. ``loaded_at`` is when it was first known to have finished loading. ``busy_since_at`` bounds
     the present busy spell; ``spell_seconds`` is the last finished one. ``last_used_at`` is when it was
     last busy. ``footprint`` is its row of the ledger; ``measured_at`` is when its size had settled after a
-    load that was seen from its birth on.
+    load that was seen from its birth on. ``needs_bytes`` is what its command line says that it takes,
+    ``domains`` where it counts.
     """
 
     pid: int
@@ -104,6 +115,8 @@ class RunnerState:
     blob: str | None = None
     footprint: FootprintKey | None = None
     measured_at: float | None = None
+    needs_bytes: int | None = None
+    domains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +143,8 @@ class State:
 
     ``stalled_seconds`` is the gap before this tick if it was a stall or suspend, ``woke_at`` when the
     last such gap ended. ``unhonoured`` maps a blob to the time until which the API is not asked again.
+    ``calm_since_at`` is since when nothing has been wrong at all, ``would_at`` when each thing that needs the
+    owner's word was last told of, ``fits_since_at`` since when each hidden name would fit again.
     """
 
     durable: Durable = field(default_factory=Durable)
@@ -155,3 +170,8 @@ class State:
     last_decision: Decision | None = None
     level: Level = Level.OK
     level_since_at: float = 0.0
+    symptoms: Symptoms = field(default_factory=Symptoms)
+    hard_cap: HardCapState = field(default_factory=HardCapState)
+    calm_since_at: float | None = None
+    would_at: Mapping[str, float] = field(default_factory=dict)
+    fits_since_at: Mapping[str, float] = field(default_factory=dict)

@@ -15,11 +15,11 @@ from ollama_guard.core.decide import mode_of
 from ollama_guard.core.model import Decision, DomainReading, LoadedModel, OutcomeKind, Snapshot
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.pressure import LEVELS
+from ollama_guard.core.recoverystatus import caps, hidden, playbook, runtime
 from ollama_guard.core.runners import Runner, census
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import State
 
-NOT_BUILT = "not built yet"
 NOT_LOOKED = "not looked for here: hands do so when somebody asks"
 
 
@@ -38,12 +38,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, A
     """
     snapshot = sane.snapshot_of(snapshot, state.last_tick_at)
     unknown: dict[str, str] = {
-        "ollama.runtime": NOT_BUILT,
-        "ollama.cap.hard": NOT_BUILT,
-        "ollama.cap.pending": NOT_BUILT,
-        "playbook": NOT_BUILT,
         "consumers": NOT_LOOKED,
-        "quarantine": NOT_BUILT,
     }
     scene = Scene(policy, state, snapshot, census(policy, state, snapshot))
     if guard.get("version") is None:
@@ -56,7 +51,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, A
         "domains": [_domain(scene, reading, unknown) for reading in snapshot.domains],
         "ollama": _ollama(scene, unknown),
         "models": [_model(scene, runner, unknown) for runner in scene.runners],
-        "quarantine": None,
+        "quarantine": hidden(scene, unknown),
         "condemned": [
             {
                 "blob": record.blob,
@@ -77,7 +72,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, A
             for held in state.conditions
         ],
         "last_decision": _decision(state, snapshot, unknown),
-        "playbook": None,
+        "playbook": playbook(scene, unknown),
         "consumers": None,
         "guard": _guard(guard, unknown),
     }
@@ -150,8 +145,8 @@ def _ollama(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:
         "alive": scene.api_usable(),
         "version": api.version,
         "latency_seconds": None if api.latency_seconds is None else round(api.latency_seconds, 4),
-        "runtime": {"kind": None, "name": None},
-        "cap": {"soft": soft, "hard": None, "pending": None},
+        "runtime": runtime(scene, unknown),
+        "cap": {"soft": soft, **caps(scene, unknown)},
     }
 
 

@@ -20,6 +20,7 @@ from ollama_guard.hands.journal import log
 from ollama_guard.hands.lanes import Clock, Mailbox
 from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.models import Models
+from ollama_guard.hands.quarantine import Quarantine
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.runtimes import Runtimes
 from ollama_guard.hands.watch import OllamaWatch
@@ -68,6 +69,7 @@ class Parts:
     recording: Recording
     runtimes: Runtimes
     server_actor: ServerActor
+    quarantine: Quarantine
 
 
 class Dispatcher:
@@ -83,6 +85,7 @@ class Dispatcher:
         self._timed: tuple[Timed, ...] = (
             parts.watch, parts.file, parts.meter, parts.ledger, parts.recording, parts.scales,
             parts.runtimes,
+            parts.quarantine,
         )  # fmt: skip
         self._beat_at = 0.0
         self._stopping = False
@@ -131,6 +134,8 @@ class Dispatcher:
         match message:
             case ActionPosted(action) if action.kind in acting_on_servers.KINDS:
                 parts.server_actor.act(action)
+            case ActionPosted(action) if parts.quarantine.takes(action):
+                parts.quarantine.act(action, parts.watch.port)
             case ActionPosted(action):
                 parts.actor.act(action, parts.watch.port)
             case PollWanted(reason, pressed):
@@ -149,10 +154,12 @@ class Dispatcher:
                 parts.watch.follow(policy)
                 parts.recording.follow(policy.record)
                 parts.runtimes.follow(policy)
-            case ServersTold(servers):
-                parts.runtimes.told(servers)
+                parts.quarantine.follow(policy)
             case Recorded():
                 parts.recording.recorded(message)
+            case ServersTold(servers):
+                parts.runtimes.told(servers)
+                parts.quarantine.servers_told(servers)
             case _:
                 name = type(message).__name__
                 log().warning("guard.warned", message=f"the sentinel sent {name}, which is ours to send")

@@ -32,6 +32,8 @@ from ollama_guard.hands.lanes import Mailbox, boottime
 from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.link import Dispatcher, Parts
 from ollama_guard.hands.models import Known, Models
+from ollama_guard.hands.quarantine import Known as Names
+from ollama_guard.hands.quarantine import Quarantine
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.runtimes import Runtimes
 from ollama_guard.hands.watch import OllamaWatch
@@ -110,6 +112,14 @@ def build(
         runtimes=runtimes,
         server_actor=ServerActor(
             runtimes.by_name, EnvironmentFile(state_dir), mailbox, channel.send, boottime, runtimes.acted
+        ),
+        quarantine=Quarantine(
+            state_dir,
+            policy,
+            Names(lambda: watch.catalogue, watch.look_again),
+            mailbox,
+            channel.send,
+            boottime,
         ),
     )
     dispatcher = Dispatcher(channel, mailbox, parts, policy, boottime)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ollama_guard.core import installed
+from ollama_guard.core import installed, plan
 from ollama_guard.core.footprint import Ledger
 from ollama_guard.core.model import CatalogueEntry, Snapshot
 from ollama_guard.core.policy import Policy
@@ -49,12 +49,21 @@ class Models:
 
     def document(self, deadline_seconds: float) -> dict[str, Any] | None:
         """Every installed model as `core.installed` tells it; None when the sentinel was silent so long."""
+        return self._told(deadline_seconds, installed.view)
+
+    def playbooks(self, deadline_seconds: float) -> dict[str, Any] | None:
+        """Every playbook as `core.plan` tells it; None as above."""
+        return self._told(deadline_seconds, plan.view)
+
+    def _told(
+        self, deadline_seconds: float, view: Callable[[Policy, State, Snapshot], dict[str, Any]]
+    ) -> dict[str, Any] | None:
         wish, number = _Wish(), next(self._ids)
         self._wishes[number] = wish
         self._mailbox.put(lambda: self._ask(number))
         wish.done.wait(deadline_seconds)
         self._wishes.pop(number, None)
-        return None if wish.answer is None else installed.view(*wish.answer)
+        return None if wish.answer is None else view(*wish.answer)
 
     def _ask(self, number: int) -> None:
         self._send(SceneWanted(number))

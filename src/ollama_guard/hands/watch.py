@@ -83,6 +83,11 @@ class OllamaWatch:
         """The sentinel wants to know now."""
         self._schedule.wanted(reason, pressed=pressed, now=self._clock())
 
+    def look_again(self) -> None:
+        """Names have changed: look at the catalogue now."""
+        if self._catalogue_due_at is not None:
+            self._catalogue_due_at = min(self._catalogue_due_at, self._clock())
+
     def due_at(self) -> float:
         """When `step` has something to do, in boottime seconds."""
         due = (self._schedule.ps_due_at(), self._schedule.version_due_at(), self._catalogue_due_at)

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ollama_guard.core.model import Action, Decision, Outcome, OutcomeKind
+from ollama_guard.core.model import Action, ActionKind, Decision, Outcome, OutcomeKind
 from ollama_guard.core.units import bytes_text
 from ollama_guard.wire import Replied
+
+# What else than an unload can be asked for: its words when it is done, and when it is not.
+_WORDS = {
+    ActionKind.RELEASE: ("released", "not released"),
+    ActionKind.QUARANTINE: ("hidden", "not hidden"),
+    ActionKind.RESTORE: ("back", "not back"),
+}
 
 
 @dataclass(slots=True)
@@ -60,7 +67,10 @@ def _summary(request_id: int, outcomes: list[tuple[Action, Outcome]]) -> Replied
 
 
 def _sentence(action: Action, outcome: Outcome) -> str:
-    title = " = ".join(action.names) or action.model or "the model"
-    if outcome.kind is OutcomeKind.DONE:
-        return f"{title} unloaded, {bytes_text(outcome.freed_bytes)} came back"
-    return f"{title} not unloaded: {outcome.detail or outcome.kind.value}"
+    title = " = ".join(action.names) or action.model or action.runtime or "the model"
+    done, undone = _WORDS.get(action.kind, ("unloaded", "not unloaded"))
+    if outcome.kind is not OutcomeKind.DONE:
+        return f"{title} {undone}: {outcome.detail or outcome.kind.value}"
+    if action.kind in _WORDS:
+        return f"{title} {done}" + (f": {outcome.detail}" if outcome.detail else "")
+    return f"{title} {done}, {bytes_text(outcome.freed_bytes)} came back"

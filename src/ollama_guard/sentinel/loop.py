@@ -22,6 +22,7 @@ from ollama_guard.core.model import (
     Outcome,
     OutcomeKind,
     Request,
+    Rung,
     ServerReading,
 )
 from ollama_guard.core.policy import Policy
@@ -136,6 +137,8 @@ class Loop:
         requests = (self._requests.popleft(),) if self._requests else ()
         decision, wavered = mind.think(self.told, requests)
         self.answers.decided(decision)
+        if any(action.rung is Rung.PLAYBOOK for action in decision.actions):
+            self.outfit.keep_state()  # where the playbook stands survives us from before its step is posted
         if not decision.would:
             for action in decision.actions:
                 self._act(action)

@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from ollama_guard.core.codec import to_plain
 from ollama_guard.core.events import one_line
-from ollama_guard.core.policy import CapPolicy, ModelRule, OllamaPolicy, Policy, RecordPolicy
+from ollama_guard.core.policy import (
+    CapPolicy,
+    ModelRule,
+    OllamaPolicy,
+    Policy,
+    QuarantinePolicy,
+    RecordPolicy,
+)
 from ollama_guard.errors import ConfigError
 from ollama_guard.settings.problems import sentences
 from ollama_guard.settings.schema import File
@@ -124,16 +131,27 @@ def _policy(file: File) -> Policy:
             poll_seconds=ollama.poll,
             unresponsive_after_seconds=ollama.unresponsive_after,
             request_timeout_seconds=ollama.request_timeout,
+            runtime=ollama.runtime,
+            runtime_name=ollama.runtime_name,
+            docker_host=ollama.docker_host,
+            models_folder=ollama.models_folder,
         ),
         host=file.thresholds.host.core,
         container=file.thresholds.container.core,
-        cap=CapPolicy(soft_max=file.cap.soft_max),
+        cap=CapPolicy(soft_max=file.cap.soft_max, hard=file.cap.hard, hard_max=file.cap.hard_max),
+        playbook=file.playbook.freeze.core,
         models={name: ModelRule(rule.preference, rule.protect) for name, rule in file.models.items()},
         record=RecordPolicy(
             enabled=file.record.enabled,
             max_total_bytes=file.record.max_total,
             max_file_bytes=file.record.max_file,
             folder=file.record.folder,
+        ),
+        quarantine=QuarantinePolicy(
+            enabled=file.quarantine.enabled,
+            action=file.quarantine.action,
+            restore=file.quarantine.restore,
+            restore_after_seconds=file.quarantine.restore_after,
         ),
         transition_seconds=policy.transition,
         min_reclaim_ratio=policy.min_reclaim.ratio,

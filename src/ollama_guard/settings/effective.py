@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ollama_guard.core.policy import NO_CEILING_BYTES, Policy, Threshold, Thresholds
+from ollama_guard.core.policy import MIB, NO_CEILING_BYTES, PlaybookPolicy, Policy, Threshold, Thresholds
 from ollama_guard.settings.units import format_bytes, format_duration, format_ratio
 
 
@@ -15,8 +15,10 @@ def effective_toml(policy: Policy) -> str:
         _domain("host", policy.host),
         _domain("container", policy.container),
         _policy(policy),
-        _block("cap", [] if policy.cap.soft_max is None else [f"soft_max = {policy.cap.soft_max}"]),
+        _cap(policy),
         _record(policy),
+        _playbook(policy.playbook),
+        _quarantine(policy),
     ]
     for name, rule in policy.models.items():
         lines = [f"preference = {_text(rule.preference)}", f"protect = {_text(rule.protect)}"]
@@ -36,7 +38,44 @@ def _ollama(policy: Policy) -> str:
         f"unresponsive_after = {_duration(ollama.unresponsive_after_seconds)}",
         f"request_timeout = {_duration(ollama.request_timeout_seconds)}",
     ]
+    if ollama.runtime is not None:
+        lines.append(f"runtime = {_text(ollama.runtime)}")
+    named = {
+        "runtime_name": ollama.runtime_name,
+        "docker_host": ollama.docker_host,
+        "models_folder": ollama.models_folder,
+    }
+    lines += [f"{key} = {_text(text)}" for key, text in named.items() if text]
     return _block("ollama", lines)
+
+
+def _cap(policy: Policy) -> str:
+    cap = policy.cap
+    lines = [] if cap.soft_max is None else [f"soft_max = {cap.soft_max}"]
+    lines.append(f"hard = {_switch(cap.hard)}")
+    if cap.hard_max is not None:
+        lines.append(f"hard_max = {cap.hard_max}")
+    return _block("cap", lines)
+
+
+def _playbook(freeze: PlaybookPolicy) -> str:
+    lines = [
+        f"enabled = {_switch(freeze.enabled)}",
+        f"runs_per_hour = {freeze.runs_per_hour}",
+        f"quiet = {_duration(freeze.quiet_seconds)}",
+        f"stuck_after = {_duration(freeze.stuck_seconds)}",
+        f"full_above = {_text(format_ratio(freeze.full_percent / 100))}",
+        f"full_for = {_duration(freeze.full_seconds)}",
+        f"young_for = {_duration(freeze.young_seconds)}",
+        f"max_loaded_models = {freeze.max_loaded_models}",
+        f"num_parallel = {freeze.num_parallel}",
+        f"keep_alive = {_duration(freeze.keep_alive_seconds)}",
+        f"max_queue = {freeze.max_queue}",
+        f"cache_ram = {_text(format_bytes(freeze.cache_ram_mib * MIB))}",
+        f"memory = {_text(format_bytes(freeze.memory_bytes))}",
+        f"cpus = {freeze.cpus:g}",
+    ]
+    return _block("playbook.freeze", lines)
 
 
 def _domain(name: str, thresholds: Thresholds) -> str:
@@ -67,13 +106,24 @@ def _policy(policy: Policy) -> str:
 def _record(policy: Policy) -> str:
     record = policy.record
     lines = [
-        f"enabled = {'true' if record.enabled else 'false'}",
+        f"enabled = {_switch(record.enabled)}",
         f"max_total = {_text(format_bytes(record.max_total_bytes))}",
         f"max_file = {_text(format_bytes(record.max_file_bytes))}",
     ]
     if record.folder:
         lines.append(f"folder = {_text(record.folder)}")
     return _block("record", lines)
+
+
+def _quarantine(policy: Policy) -> str:
+    quarantine = policy.quarantine
+    lines = [
+        f"enabled = {'true' if quarantine.enabled else 'false'}",
+        f"action = {_text(quarantine.action)}",
+        f"restore = {'true' if quarantine.restore else 'false'}",
+        f"restore_after = {_duration(quarantine.restore_after_seconds)}",
+    ]
+    return _block("quarantine", lines)
 
 
 def _threshold(threshold: Threshold) -> str:
@@ -97,6 +147,10 @@ def _reclaim(policy: Policy) -> str:
 
 def _block(name: str, lines: list[str]) -> str:
     return "\n".join([f"[{name}]", *lines, ""])
+
+
+def _switch(value: bool) -> str:  # noqa: FBT001 - what is written
+    return "true" if value else "false"
 
 
 def _duration(seconds: float) -> str:

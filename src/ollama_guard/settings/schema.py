@@ -11,8 +11,10 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from ollama_guard.core.model import Mode, Preference
-from ollama_guard.core.policy import GIB, MIB, Authority, ModelRule, Policy, Protect
+from ollama_guard.core.policy import GIB, MIB, Authority, ModelRule, Policy, Protect, QuarantineAction
+from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.settings import values
+from ollama_guard.settings.recovery import PlaybookTable
 from ollama_guard.settings.tables import Table, named, short_form
 from ollama_guard.settings.thresholds import ThresholdsTable
 from ollama_guard.settings.values import duration, size_within, whole, word
@@ -31,8 +33,9 @@ class OllamaTable(Table):
     """Where Ollama answers."""
     authority: Annotated[Authority, word(Authority)] = DEFAULT.ollama.authority
     """How far the guard may go by itself. `"runners"`: unload models and, where that is too slow, kill a
-    model's own process, which the server survives. `"server"`: also restart the server (no part that does so
-    is built in yet)."""
+    model's own process, which the server survives. `"server"`: also what `[playbook.freeze]` says, hide
+    models that can never fit, and write a cap into Ollama's environment; without it the guard only tells what
+    it would have done. A container may say so by its label `ollama-guard.authority=server`."""
     user: Annotated[int | None, values.USER] = Field(default=DEFAULT.ollama.user_id, examples=["ollama"])
     """Which `ollama serve` processes are guarded, where there are several: those of this user. Without this
     line: those of anybody."""
@@ -48,6 +51,22 @@ class OllamaTable(Table):
     for up to 10 s while it unloads a model, so slow is not dead."""
     request_timeout: Annotated[float, duration(0.1, 120)] = DEFAULT.ollama.request_timeout_seconds
     """How long one request to Ollama may take in all."""
+    runtime: Annotated[RuntimeKind | None, word(RuntimeKind)] = Field(
+        default=DEFAULT.ollama.runtime, examples=["docker"]
+    )
+    """How Ollama is run, where the guard can't find that out by itself. Without this line: as found."""
+    runtime_name: Annotated[str, values.RUNTIME_NAME] = Field(
+        default=DEFAULT.ollama.runtime_name, examples=["ollama.service"]
+    )
+    """As `runtime`: the unit, or the container."""
+    docker_host: Annotated[str, values.DOCKER_HOST] = Field(
+        default=DEFAULT.ollama.docker_host, examples=["unix:///run/user/1000/docker.sock"]
+    )
+    """Where Docker listens. Without this line: as DOCKER_HOST says, else its usual socket."""
+    models_folder: Annotated[str, values.FOLDER] = Field(
+        default=DEFAULT.ollama.models_folder, examples=["/usr/share/ollama/.ollama/models"]
+    )
+    """Where Ollama's models are on this machine (OLLAMA_MODELS). Without this line: as found."""
 
     @model_validator(mode="after")
     def _outlasts_a_poll(self) -> Self:
@@ -128,6 +147,12 @@ class CapTable(Table):
 
     soft_max: Annotated[int | None, whole(1, 1000)] = Field(default=DEFAULT.cap.soft_max, examples=[2])
     """The most that stay loaded; the rest is unloaded when idle. Without this line: as many as fit."""
+    hard: Annotated[bool, values.SWITCH] = DEFAULT.cap.hard
+    """Whether a bound is also written into Ollama's environment file (with `authority = "server"`): as many
+    of the models used within a day as fit together. It takes effect when Ollama starts the next time; nothing
+    is restarted for it."""
+    hard_max: Annotated[int | None, whole(1, 1000)] = Field(default=DEFAULT.cap.hard_max, examples=[2])
+    """The largest bound that is written. Without this line: none is written while all of them fit."""
 
 
 class RecordTable(Table):
@@ -158,6 +183,24 @@ class RecordTable(Table):
         return self
 
 
+class QuarantineTable(Table):
+    """Hiding models that can't fit into this machine's memory, however much is unloaded for them.
+
+    With `authority = "runners"` it is only announced. `ollama-guard quarantine` hides and restores by hand.
+    """
+
+    enabled: Annotated[bool, values.SWITCH] = DEFAULT.quarantine.enabled
+    """Whether such models are hidden at all by the guard itself."""
+    action: Annotated[QuarantineAction, word(QuarantineAction)] = DEFAULT.quarantine.action
+    """`"hide"` keeps all files: `ollama-guard quarantine restore MODEL` gives it back without a download.
+    `"delete"` removes the model once it is hidden and its Modelfile, digest and manifest are written down in
+    `quarantine.json` in the state directory; it comes back by `ollama pull`."""
+    restore: Annotated[bool, values.SWITCH] = DEFAULT.quarantine.restore
+    """Whether a hidden model comes back by itself once it would fit again."""
+    restore_after: Annotated[float, duration(60, 7 * 86400)] = DEFAULT.quarantine.restore_after_seconds
+    """How long it must have fitted before it comes back."""
+
+
 class ModelTable(Table):
     """What you say about a model, by its name in `ollama list` (any of its names counts for all of them)."""
 
@@ -181,4 +224,6 @@ class File(Table):
     policy: PolicyTable = PolicyTable()
     cap: CapTable = CapTable()
     record: RecordTable = RecordTable()
+    playbook: PlaybookTable = PlaybookTable()
+    quarantine: QuarantineTable = QuarantineTable()
     models: dict[Annotated[str, values.MODEL_NAME], ModelTable] = Field(default={}, examples=["llama3.2:3b"])

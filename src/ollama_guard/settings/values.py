@@ -20,6 +20,7 @@ from ollama_guard.settings.units import (
     UnitError,
     format_bytes,
     format_duration,
+    format_ratio,
     parse_bytes,
     parse_duration,
     parse_ratio,
@@ -91,6 +92,25 @@ def size_within(least: int, most: int) -> Check:
     return _between(least, most, parse_bytes, format_bytes, '"64MiB"')
 
 
+def share_within(least: float, most: float) -> Check:
+    """Text like ``"30%"`` between two bounds; gives a ratio."""
+    return _between(least, most, parse_ratio, format_ratio, '"30%"')
+
+
+def number(least: float, most: float) -> Check:
+    """A number between two bounds, whole or not."""
+    allowed = f"a number from {least:g} to {most:g}"
+
+    def check(value: object) -> float:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ValueError(f"is {_type(value)}, not a number; allowed: {allowed}")  # noqa: TRY004 (pydantic)
+        if not least <= value <= most:
+            raise ValueError(f"is out of range; allowed: {allowed}")
+        return float(value)
+
+    return Check(check, allowed=allowed)
+
+
 def _between(least: N, most: N, parse: Callable[[str], N], shown: Callable[[N], str], example: str) -> Check:
     """Text that is parsed and has to lie between two bounds; ``example`` is one that is right."""
     allowed = f"{shown(least)} to {shown(most)}"
@@ -128,6 +148,29 @@ def _folder(value: object) -> str:
 
 # A folder, or "" for the default; gives it without a trailing slash.
 FOLDER = Check(_folder, allowed='an absolute path such as "/var/lib/ollama-guard/traces"')
+
+
+def _runtime_name(value: object) -> str:
+    text = _text(value, RUNTIME_NAME.allowed)
+    if not text.isprintable() or " " in text or "/" in text or len(text) > LONGEST_NAME:
+        raise ValueError(f"is no unit and no container; allowed: {RUNTIME_NAME.allowed}")
+    return text
+
+
+RUNTIME_NAME = Check(_runtime_name, allowed='a unit or container such as "ollama.service" or "ollama"')
+
+
+def _docker_host(value: object) -> str:
+    text = _text(value, DOCKER_HOST.allowed)
+    schemes = ("unix:///", "tcp://", "http://", "https://")
+    if text and (not text.startswith(schemes) or not text.isprintable() or len(text) > LONGEST_PATH):
+        raise ValueError(f"is no address of Docker; allowed: {DOCKER_HOST.allowed}")
+    return text
+
+
+DOCKER_HOST = Check(
+    _docker_host, allowed='an address as in DOCKER_HOST, such as "unix:///run/user/1000/docker.sock"'
+)
 
 
 def _url(value: object) -> str:

@@ -34,9 +34,14 @@ from ollama_guard.core.model import (
 )
 from ollama_guard.core.pace import Glance, look_seconds, resting
 from ollama_guard.core.policy import GIB, MIB, Policy
+from ollama_guard.core.quarantined import StoreReading
 from ollama_guard.core.state import State
+from ollama_guard.testing.served import FIRST_PID, SERVER_ACTIONS, Served
 
-SERVER_PID = 100
+SERVER_PID = FIRST_PID
+SERVER = ServerReading(SERVER_PID, 1, 0, "/ollama", "argv says serve")
+# Processes in these states do nothing: waiting in the kernel, stopped.
+STUCK_STATES = ("D", "T", "t")
 # Seconds between two glances of a sentinel that rests with a lot of memory to spare.
 GLANCE_SECONDS = 0.25
 
@@ -69,6 +74,7 @@ class Model:
     inside: bool = True
     dies: bool = True
     swapped: int = 0
+    process_state: str = "S"
     gone_at: float | None = None
 
     @property
@@ -99,6 +105,9 @@ class World:
     unload_seconds: float = 0.15
     kill_seconds: float = 0.1
     threaded: bool = False
+    served: Served | None = None
+    psi_full: float | None = None
+    refaults: int | None = None
     decisions: list[Decision] = field(default_factory=list, repr=False)
     outcomes: list[tuple[Action, Outcome]] = field(default_factory=list, repr=False)
     requests: tuple[Request, ...] = ()
@@ -106,6 +115,7 @@ class World:
     catalogue: dict[str, CatalogueEntry] = field(default_factory=dict, repr=False)
     ledger: Ledger = field(default_factory=Ledger, repr=False)
     _learned: State = field(default_factory=State, repr=False)
+    _unheard: set[int] = field(default_factory=set, repr=False)
 
     def load(
         self, name: str, size: int, *, loaded: bool = True, busy: bool = False, aliases: tuple[str, ...] = ()
@@ -135,17 +145,24 @@ class World:
     def snapshot(self) -> Snapshot:
         """What the sensors and hands would say now."""
         available = max(0, self.capacity - self.used)
-        domains = [DomainReading(HOST, self.capacity, available, oom_kills=self.oom_kills)]
+        domains = [
+            DomainReading(
+                HOST, self.capacity, available, psi_full_avg10=self.psi_full, oom_kills=self.oom_kills,
+                refaults=self.refaults,
+            )
+        ]  # fmt: skip
         if self.limit is not None:
             inside = self.used_inside
-            domains.append(DomainReading(CONTAINER, self.limit, min(available, max(0, self.limit - inside))))
+            left = min(available, max(0, self.limit - inside))
+            domains.append(DomainReading(CONTAINER, self.limit, left, oom_kills=self.oom_kills))
         names = tuple(domain.name for domain in domains)
         answered = self.now if self.api_silent_since is None else self.api_silent_since
+        served = self.served
         return Snapshot(
             now=self.now,
             wall=1.7e9 + self.now,
             domains=tuple(domains),
-            servers=(ServerReading(SERVER_PID, 1, 0, "/ollama", "argv says serve"),),
+            servers=served.servers() if served else (SERVER,),
             runners=tuple(
                 self._runner(model, names if model.inside else (HOST,))
                 for model in self.models
@@ -162,6 +179,8 @@ class World:
             requests=self.requests,
             hands_alive=self.hands_alive,
             footprints=self.ledger,
+            runtimes=served.runtimes(self.now) if served else (),
+            store=served.store(self.now) if served else StoreReading(),
         )
 
     def _runner(self, model: Model, domains: tuple[str, ...]) -> RunnerReading:
@@ -181,7 +200,7 @@ class World:
             file_bytes=10 * MIB,
             swap_bytes=model.swapped,
             cpu_seconds=model.cpu_seconds,
-            process_state="S",
+            process_state=model.process_state,
             domains=domains,
         )
 
@@ -193,6 +212,8 @@ class World:
         self.now += seconds
         self.hog_taken = min(self.hog_target, self.hog_taken + int(self.hog_rate * seconds))
         for model in self.models:
+            if model.process_state in STUCK_STATES:
+                continue
             if model.loading:
                 model.taken = min(model.size, model.taken + int(model.rate * seconds))
                 model.cpu_seconds += seconds
@@ -219,6 +240,8 @@ class World:
         return decision
 
     def _begin(self, action: Action) -> None:
+        if action.kind in SERVER_ACTIONS:
+            return
         victim = next((m for m in self.models if m.pid == action.pid), None)
         if victim is None:
             return
@@ -236,7 +259,11 @@ class World:
         """Report the outcomes of actions whose victims are gone, or whose deadline has passed."""
         pids = {m.pid for m in self.models}
         for action in self.state.in_flight:
-            if action.pid is not None and action.pid not in pids:
+            if self.served is not None and action.kind in SERVER_ACTIONS:
+                outcome = self._serve(self.served, action)
+                if outcome is None:
+                    continue
+            elif action.pid is not None and action.pid not in pids:
                 outcome = Outcome(action.id, OutcomeKind.DONE, self.now, action.expected_bytes)
             elif self.now > action.deadline_at:
                 outcome = Outcome(action.id, OutcomeKind.FAILED, self.now, 0, "not honoured")
@@ -245,9 +272,33 @@ class World:
             self.outcomes.append((action, outcome))
             self.state = absorb(self.policy, self.state, outcome)
 
+    def _serve(self, served: Served, action: Action) -> Outcome | None:
+        """How an action on the server ended, once it has had its time; a stop ends every runner with it."""
+        age = self.now - self.state.issued_at.get(str(action.id), self.now)
+        if age < served.seconds or action.id in self._unheard:
+            return None
+        outcome = served.end(action, self.now)
+        if outcome is None:
+            self._unheard.add(action.id)
+        self.react()
+        return outcome
+
+    def react(self) -> None:
+        """What the server's state means for its API and its runners."""
+        if self.served is None:
+            return
+        if not self.served.running:
+            self.models = []
+        silent = self.served.ill or not self.served.running
+        if silent and self.api_silent_since is None:
+            self.api_silent_since = self.now
+        elif not silent:
+            self.api_silent_since = None
+
     def play(self, seconds: float, *, until: Callable[[World], bool] | None = None) -> None:
         """Run the guard for a while, ticking as it plans to; ``until`` ends it early."""
         end = self.now + seconds
+        self.react()
         while self.now < end and not (until and until(self)):
             self.settle()
             self.tick()

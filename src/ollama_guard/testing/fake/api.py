@@ -102,10 +102,8 @@ class Api:
     async def _show(self, request: Request) -> Response:
         sent = request.json()
         manifest = self._existing(str(sent.get("model") or sent.get("name") or ""), required=True)
-        answer: dict[str, Any] = {
-            "details": _details(manifest),
-            "modified_at": _local_time(manifest.modified),
-        }
+        answer: dict[str, Any] = {"details": _details(manifest)}
+        answer["modified_at"] = _local_time(manifest.modified)
         if manifest.remote:
             return json_response(answer | manifest.config)
         model = self._store.model(manifest.blob)
@@ -137,6 +135,7 @@ class Api:
         if not sent.get("prompt") and keep_alive == 0:
             await self._scheduler.expire(manifest.blob)
             return json_response(self.generator.empty(sent, "unload", chat=False))
+        self._must_complete(sent, manifest, "generate")
         return await self.generator.answer(sent, manifest, keep_alive, chat=False)
 
     async def _chat(self, request: Request) -> Response:
@@ -148,7 +147,12 @@ class Api:
             return json_response(self.generator.empty(sent, "unload", chat=True))
         if manifest.remote:
             return self.generator.outbound()
+        self._must_complete(sent, manifest, "chat")
         return await self.generator.answer(sent, manifest, keep_alive, chat=True)
+
+    def _must_complete(self, sent: dict[str, Any], manifest: Manifest, verb: str) -> None:
+        if "completion" not in self._store.model(manifest.blob).capabilities:
+            raise ApiError(400, f'"{sent["model"]}" does not support {verb}')
 
     async def _embed(self, request: Request) -> Response:
         sent = request.json()

@@ -126,11 +126,13 @@ class Store:
             self.blob_path(digest).unlink(missing_ok=True)
 
     def _install(self, model: FakeModel) -> None:
+        """Once: what was moved or removed since then stays so over a restart, as with Ollama."""
         blob = self.blob_path(model.digest)
-        if not blob.exists():
-            blob.touch()
-            with blob.open("r+b") as file:
-                file.truncate(model.size_bytes)
+        if blob.exists():
+            return
+        blob.touch()
+        with blob.open("r+b") as file:
+            file.truncate(model.size_bytes)
         layer = {"mediaType": MODEL_LAYER, "digest": f"sha256:{model.digest}", "size": model.size_bytes}
         extra = [self._layer(_PARAMS_LAYER, {"num_ctx": model.num_ctx})] if model.num_ctx else []
         config = {"model_format": "gguf", "model_family": "llama", "model_families": ["llama"]}

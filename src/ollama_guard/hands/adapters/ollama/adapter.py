@@ -1,4 +1,4 @@
-"""`OllamaPort` over HTTP: four calls, and the catalogue that joins names to blobs."""
+"""`OllamaPort` over HTTP, and the catalogue that joins names to blobs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ollama_guard.core import naming
 from ollama_guard.core.events import one_line
 from ollama_guard.core.model import CatalogueEntry, LoadedModel
 from ollama_guard.errors import OllamaError
@@ -14,8 +15,8 @@ from ollama_guard.hands.adapters.ollama.http import exchange
 
 # Calls of /api/show in one pass; each is a line in the owner's log and reads the model's header.
 SHOW_LIMIT = 32
-# Names with which Ollama itself marks a model that runs elsewhere (facts 1.5).
-_CLOUD_ENDINGS = (":cloud", "-cloud")
+# What a model that can't answer, only embed, says to a generate (facts 1.8's style; both dialects).
+_ONLY_EMBEDS = "does not support generate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,57 @@ class OllamaAdapter:
 
         A cloud model is refused here: Ollama would pass the call on to its remote host (facts 1.5).
         """
-        if model in self._names.remote or model.lower().endswith(_CLOUD_ENDINGS):
-            raise OllamaError(
-                "not_found", f"{one_line(model, 200)!r} runs in the cloud: nothing here to unload"
-            )
+        self._refuse_cloud(model, "unload")
         body = {"model": model, "keep_alive": 0, "stream": False}
         return answers.done_reason_of(exchange(self.url, "POST", "/api/generate", deadline_seconds, body))
+
+    def copy(self, source: str, destination: str, deadline_seconds: float) -> None:
+        """Make a second name of a model (facts 1.7). The caller has made sure that it doesn't exist."""
+        self._refuse_cloud(source, "copy")
+        body = {"source": _explicit(source), "destination": _explicit(destination)}
+        exchange(self.url, "POST", "/api/copy", deadline_seconds, body, silent=True)
+
+    def delete(self, model: str, deadline_seconds: float) -> None:
+        """Take a name away; blobs that no other name has go with it (facts 1.7)."""
+        self._refuse_cloud(model, "delete")
+        # Both keys, as with show below.
+        body = {"model": _explicit(model), "name": _explicit(model)}
+        exchange(self.url, "DELETE", "/api/delete", deadline_seconds, body, silent=True)
+
+    def digests(self, deadline_seconds: float) -> dict[str, str]:
+        """Every local name of ``/api/tags`` with its manifest's digest; cloud stubs are skipped."""
+        tags, _ = answers.tags_of(exchange(self.url, "GET", "/api/tags", deadline_seconds))
+        return {tag.name: tag.digest for tag in tags}
+
+    def modelfile(self, model: str, deadline_seconds: float) -> str:
+        """The text from which the model could be created again, as ``/api/show`` tells it."""
+        self._refuse_cloud(model, "show")
+        body = {"model": _explicit(model), "name": _explicit(model)}
+        return answers.modelfile_of(exchange(self.url, "POST", "/api/show", deadline_seconds, body))
+
+    def generate(self, model: str, deadline_seconds: float) -> None:
+        """Load a model and have it answer one token: the proof that the server serves. Never pulls.
+
+        A model that can only embed is loaded and proven by embedding two letters.
+        """
+        self._refuse_cloud(model, "generate")
+        deadline = time.monotonic() + deadline_seconds
+        name = _explicit(model)
+        body = {"model": name, "prompt": "Hi", "stream": False, "options": {"num_predict": 1}}
+        try:
+            answers.done_of(exchange(self.url, "POST", "/api/generate", deadline_seconds, body))
+        except OllamaError as problem:
+            if problem.kind != "http_error" or _ONLY_EMBEDS not in str(problem):
+                raise
+            left = max(0.0, deadline - time.monotonic())
+            asked = {"model": name, "input": "Hi"}
+            answers.embeddings_of(exchange(self.url, "POST", "/api/embed", left, asked))
+
+    def _refuse_cloud(self, model: str, verb: str) -> None:
+        if model in self._names.remote or naming.is_cloud(model):
+            raise OllamaError(
+                "not_found", f"{one_line(model, 200)!r} runs in the cloud: nothing here to {verb}"
+            )
 
     def _learn(self, unknown: dict[str, str], deadline: float) -> None:
         self.catalogue_complete = len(unknown) <= SHOW_LIMIT
@@ -118,6 +164,12 @@ class OllamaAdapter:
                 models_dir=shown.models_dir,
             )
         return tuple(entries[blob] for blob in sorted(entries))
+
+
+def _explicit(model: str) -> str:
+    """The name with its tag: what is left out would be ``latest``, which is said here, not guessed there."""
+    name = naming.parse(model)
+    return model if name is None else name.shown
 
 
 def _file_size(path: str) -> int | None:

@@ -132,6 +132,27 @@ def done_reason_of(answer: Any) -> str:
     return reason
 
 
+def done_of(answer: Any) -> None:
+    """An answer that came to its end, whatever it says."""
+    if not isinstance(answer, dict) or answer.get("done") is not True:
+        raise OllamaError("bad_answer", "POST /api/generate: the answer did not come to its end")
+
+
+def embeddings_of(answer: Any) -> None:
+    """An answer that holds at least one embedding."""
+    found = answer.get("embeddings") if isinstance(answer, dict) else None
+    if not isinstance(found, list) or not found:
+        raise OllamaError("bad_answer", "POST /api/embed: the answer holds no embedding")
+
+
+def modelfile_of(answer: Any) -> str:
+    """The Modelfile from ``/api/show``."""
+    modelfile = answer.get("modelfile") if isinstance(answer, dict) else None
+    if not isinstance(modelfile, str) or not modelfile:
+        raise OllamaError("bad_answer", "POST /api/show: the answer holds no modelfile")
+    return modelfile
+
+
 def _kv_bytes_per_token(info: dict[str, Any], architecture: Any) -> int | None:
     """2 x blocks x kv_heads x head_dim x 2 (facts 3.4); layers of 0 heads have no cache."""
     blocks = _positive(info.get(f"{architecture}.block_count"))

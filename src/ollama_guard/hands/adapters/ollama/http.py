@@ -41,9 +41,15 @@ _BROKEN = (httpcore.NetworkError, httpcore.ProtocolError, httpx.HTTPError, httpx
 
 
 def exchange(
-    base_url: str, method: str, path: str, deadline_seconds: float, body: dict[str, Any] | None = None
+    base_url: str,
+    method: str,
+    path: str,
+    deadline_seconds: float,
+    body: dict[str, Any] | None = None,
+    *,
+    silent: bool = False,
 ) -> Any:
-    """One request and its answer as JSON, within ``deadline_seconds`` in total.
+    """One request and its answer as JSON, within ``deadline_seconds`` in total; ``silent``: no body is right.
 
     Raises:
         OllamaError: with the kind refused, timeout, too_large, bad_answer, http_error, not_found or redirect.
@@ -56,7 +62,7 @@ def exchange(
             httpx.Client(transport=transport, trust_env=False, headers=_HEADERS) as client,
             client.stream(method, base_url.rstrip("/") + path, content=content) as response,
         ):
-            return _judged(where, response.status_code, _read(response, where))
+            return _judged(where, response.status_code, _read(response, where), silent=silent)
     except httpcore.TimeoutException as problem:
         raise OllamaError("timeout", f"{where} was not answered within {deadline_seconds:.1f} s") from problem
     except _UNREACHABLE as problem:
@@ -79,7 +85,9 @@ def _read(response: httpx.Response, where: str) -> bytes:
     return bytes(content)
 
 
-def _judged(where: str, status: int, content: bytes) -> Any:
+def _judged(where: str, status: int, content: bytes, *, silent: bool = False) -> Any:
+    if silent and status == 200 and not content:
+        return None
     try:
         answer = json.loads(content)
     except (ValueError, RecursionError) as problem:

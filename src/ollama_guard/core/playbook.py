@@ -1,0 +1,362 @@
+"""The freeze recovery as a pure state machine: in the position and the last outcome, out the next step.
+
+    constrain -> stop (-> kill_server -> stop) -> quarantine (each target) -> start -> verify -> over
+
+Where manifests can't be renamed, hiding needs Ollama's API, so it comes after the start; until then those
+models are condemned, so that clients who ask for them without pause get no memory for it.
+
+A step is tried a few times and then left, with its trouble told; only a start is tried until Ollama runs,
+since Ollama is never left stopped. The position is in `Durable`, which is stored before the action is posted:
+a guard that dies at any point finds the step written down, repeats it (each is idempotent), and counts that
+as one more try. What releases the constraints again after quiet is `reopen`.
+
+``models_dont_load`` has no step on the server: the soft cap is one, so that what is idle goes and memory
+is left to one model, until it has been well for a transition. It stops, hides and condemns nothing, and
+begins by hand only, since `loads` makes room for each load by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ollama_guard.core import condemned, targets
+from ollama_guard.core.model import Action, ActionKind, Condition, Level, Outcome, OutcomeKind, Rung
+from ollama_guard.core.policy import PlaybookPolicy
+from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, Run, Step
+from ollama_guard.core.runtime import Limits, RuntimeState
+from ollama_guard.core.scene import Scene
+from ollama_guard.core.serving import named, server_of
+from ollama_guard.core.state import Durable
+from ollama_guard.core.units import bytes_text, seconds_text
+
+# Tries of each step, over all lives of the guard; a start has no end.
+TRIES = {Step.CONSTRAIN: 3, Step.STOP: 3, Step.KILL_SERVER: 2, Step.QUARANTINE: 3, Step.VERIFY: 3}
+# What each step may take (seconds). Docker gives a container 10 s and a unit 90 s by default before it kills;
+# a server that doesn't end by itself is killed by the guard instead. A first answer took a real Ollama up to
+# half a minute from a cold disk.
+DEADLINES = {
+    Step.CONSTRAIN: 20.0,
+    Step.STOP: 45.0,
+    Step.KILL_SERVER: 15.0,
+    Step.QUARANTINE: 30.0,
+    Step.START: 60.0,
+    Step.VERIFY: 120.0,
+}
+# The pause before the next try (seconds); it doubles up to the longest.
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 300.0
+RUNS_KEPT = 8
+# A guard that has just started waits so long for hands to tell of the store (seconds): their first look comes
+# within one or two.
+UNTOLD_SECONDS = 15.0
+HOUR_SECONDS = 3600.0
+# models_dont_load ends after this long whatever memory does (seconds).
+LONGEST_CAPPED_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the playbook calls for now: an action (its id comes later), or only a changed ``durable``."""
+
+    durable: Durable
+    action: Action | None = None
+
+
+def begin(scene: Scene, name: Playbook, reason: str, *, by_hand: bool = False) -> Durable:
+    """The durable state with a run of this playbook at its first step. Whether it may, `recover` says."""
+    durable = _over(scene.state.durable, scene.now, Ending.PARTLY, "another run was due")
+    run = Run(name, scene.now, by_hand)
+    runs = (*durable.runs, run)[-RUNS_KEPT:]
+    if name is Playbook.MODELS_DONT_LOAD:
+        position = Position(name, Step.SOFT_CAP, scene.now, reason, by_hand=by_hand)
+        return replace(durable, playbook=position, runs=runs)
+    runtime = targets.runtime_here(scene)
+    title = runtime.name if runtime is not None else ""
+    position = Position(
+        name, Step.CONSTRAIN, scene.now, reason, title, targets=targets.unfit(scene), by_hand=by_hand
+    )
+    for target in position.targets:
+        durable = condemned.convicted(
+            durable, target.blob, target.names, target.needs_bytes, scene.now, scene.policy.condemned_seconds
+        )
+    before = durable.constrained
+    constrained = Constrained(
+        title, scene.now, before.container_bytes if before else targets.container_bytes(scene)
+    )
+    return replace(durable, playbook=position, runs=runs, constrained=constrained, released=False, hard_cap=0)
+
+
+def proceed(scene: Scene, *, word: bool, blind: bool) -> Turn:
+    """The next step of the run that goes on.
+
+    ``word`` is False while the owner's word (paused, observe) forbids to act: then a run that has not stopped
+    anything is over, and one that has only starts Ollama. While ``blind`` nothing is stopped or killed.
+    """
+    durable = scene.state.durable
+    position = durable.playbook
+    if position is None:
+        return Turn(durable)
+    if position.name is Playbook.MODELS_DONT_LOAD:
+        return Turn(_capped(scene, durable, position))
+    if any(action.id == position.action_id for action in scene.state.in_flight):
+        return Turn(durable)
+    position = _settled(scene, replace(position, action_id=None))
+    if not word:
+        text = "cut short: the guard may not act now"
+        if not position.stopping:
+            return Turn(_over(durable, scene.now, Ending.FAILED, text))
+        position = _to_start(position, text)
+    if blind and position.step in (Step.CONSTRAIN, Step.STOP, Step.KILL_SERVER):
+        if not position.stopping:
+            return Turn(replace(durable, playbook=position))
+        position = _to_start(position, "cut short: it can't be told whose processes these are")
+    ended = _cannot_go_on(scene, position)
+    if ended:
+        return Turn(_over(durable, scene.now, Ending.FAILED, ended))
+    durable = replace(durable, playbook=position)
+    untold = position.step is Step.QUARANTINE and not scene.snapshot.store.read_at
+    waits = untold and scene.now - (scene.state.started_at or scene.now) < UNTOLD_SECONDS
+    return Turn(durable, None if waits or scene.now < position.not_before_at else _action(scene, position))
+
+
+def _cannot_go_on(scene: Scene, position: Position) -> str:
+    """Why the run ends here, with Ollama running or gone for good; "" while it goes on."""
+    if position.step is Step.START and _is_gone(scene, position):
+        return f"{position.runtime} is gone, so it can't be started"
+    if position.step is Step.VERIFY and position.attempts >= TRIES[Step.VERIFY]:
+        return _with(position, "it was started but could not be verified").trouble
+    return ""
+
+
+def posted(durable: Durable, action: Action) -> Durable:
+    """The durable state when this action is about to be posted: what is stored before it is."""
+    position = durable.playbook
+    if position is None:
+        return durable
+    stopping = position.stopping or position.step in (Step.STOP, Step.KILL_SERVER)
+    position = replace(
+        position, action_id=action.id, attempts=min(position.attempts + 1, 1000), stopping=stopping
+    )
+    return replace(durable, playbook=position)
+
+
+def after(durable: Durable, action: Action, outcome: Outcome) -> Durable:
+    """The durable state after the step's action ended."""
+    position = durable.playbook
+    if position is None or position.action_id != action.id:
+        return durable
+    position = replace(position, action_id=None)
+    if outcome.kind is not OutcomeKind.DONE:
+        again = replace(
+            position,
+            not_before_at=outcome.at + pause_seconds(position.attempts),
+            trouble=position.trouble or f"{position.step.value.replace('_', ' ')}: {outcome.detail}"[:200],
+        )
+        hangs = outcome.kind is OutcomeKind.FAILED and not position.killed
+        if position.step is Step.STOP and hangs:
+            again = replace(_at(again, Step.KILL_SERVER), attempts=0)
+        return replace(durable, playbook=again)
+    match position.step:
+        case Step.CONSTRAIN:
+            position = _at(position, Step.STOP)
+        case Step.STOP:
+            position = _at(position, Step.QUARANTINE)
+        case Step.KILL_SERVER:
+            position = replace(_at(position, Step.STOP), killed=True)
+        case Step.QUARANTINE:
+            position = replace(_at(position, Step.QUARANTINE), targets=position.targets[1:])
+        case Step.START if position.giving_up:
+            text = f"given up, Ollama was started again: {position.trouble}"
+            return _over(replace(durable, playbook=position), outcome.at, Ending.FAILED, text)
+        case Step.START:
+            then = Step.QUARANTINE if position.targets else Step.VERIFY
+            position = replace(_at(position, then), stopping=False)
+        case _:
+            return _verified(replace(durable, playbook=position), position, outcome)
+    return replace(durable, playbook=position)
+
+
+def _verified(durable: Durable, position: Position, outcome: Outcome) -> Durable:
+    took = seconds_text(max(0.0, outcome.at - position.started_at))
+    ending = Ending.PARTLY if position.trouble else Ending.DONE
+    but = f", but {position.trouble}" if position.trouble else ""
+    return _over(durable, outcome.at, ending, f"Ollama serves again after {took}{but}")
+
+
+def _settled(scene: Scene, position: Position) -> Position:
+    """The position after every step that needs no action, or has had all its tries, is behind it."""
+    for _ in range(len(Step) + len(position.targets)):
+        then = _passed(scene, position)
+        if then == position:
+            break
+        position = then
+    return position
+
+
+def _passed(scene: Scene, position: Position) -> Position:
+    """One step on where this one is needless or used up; else the position as it is."""
+    step, spent = position.step, position.attempts >= TRIES.get(position.step, 2**31)
+    match step:
+        case Step.CONSTRAIN if spent:
+            return _at(_with(position, "the constraints could not be written"), Step.STOP)
+        case Step.STOP if spent and not position.killed:
+            return _at(position, Step.KILL_SERVER)
+        case Step.STOP if spent:
+            return _to_start(position, f"{position.runtime} could not be stopped")
+        case Step.KILL_SERVER if spent or server_of(scene) is None:
+            return replace(_at(position, Step.STOP), killed=True)
+        case Step.QUARANTINE if not position.targets:
+            return _at(position, Step.START if position.stopping else Step.VERIFY)
+        case Step.QUARANTINE if position.stopping and _needs_api(scene):
+            return _at(position, Step.START)
+        case Step.QUARANTINE if spent or targets.is_hidden(scene, position.targets[0]):
+            names = " = ".join(position.targets[0].names) or position.targets[0].blob[:19]
+            left = replace(_at(position, Step.QUARANTINE), targets=position.targets[1:])
+            return _with(left, f"{names} could not be hidden") if spent else left
+        case _:
+            return position
+
+
+def _needs_api(scene: Scene) -> bool:
+    """Whether models can be hidden only while Ollama runs; not before hands had time to tell."""
+    store, begun = scene.snapshot.store, scene.state.started_at or scene.now
+    told = store.read_at > 0 or scene.now - begun >= UNTOLD_SECONDS
+    return told and not store.writable
+
+
+def _to_start(position: Position, trouble: str) -> Position:
+    """Give up: Ollama is started, and nothing else is done."""
+    if position.giving_up:
+        return position
+    position = replace(_with(position, trouble), giving_up=True)
+    return position if position.step is Step.START else _at(position, Step.START)
+
+
+def _at(position: Position, step: Step) -> Position:
+    return replace(position, step=step, attempts=0, not_before_at=0.0)
+
+
+def _with(position: Position, trouble: str) -> Position:
+    told = f"{trouble} ({position.trouble})" if position.trouble else trouble
+    return replace(position, trouble=told[:300])
+
+
+def pause_seconds(attempts: int) -> float:
+    """Before the next try, after so many."""
+    return float(min(FIRST_PAUSE_SECONDS * 2 ** max(0, min(attempts, 20) - 1), LONGEST_PAUSE_SECONDS))
+
+
+def _is_gone(scene: Scene, position: Position) -> bool:
+    runtime = named(scene, position.runtime)
+    return (
+        runtime is not None and runtime.state is RuntimeState.GONE and runtime.read_at > position.started_at
+    )
+
+
+def _over(durable: Durable, now: float, ending: Ending, text: str) -> Durable:
+    """The durable state without the run that went on, which is written down as ended so."""
+    position = durable.playbook
+    if position is None:
+        return durable
+    runs = tuple(
+        replace(run, ending=ending, ended_at=now, text=text) if run.ending is Ending.RUNNING else run
+        for run in durable.runs
+    )
+    return replace(durable, playbook=None, runs=runs)
+
+
+def _capped(scene: Scene, durable: Durable, position: Position) -> Durable:
+    """models_dont_load goes on until memory has been well for a transition, or for an hour."""
+    lasted = scene.now - position.started_at
+    short = any(held.condition is Condition.MEMORY_PRESSURE for held in scene.state.conditions)
+    if lasted > LONGEST_CAPPED_SECONDS:
+        return _over(durable, scene.now, Ending.FAILED, "memory has not come back within an hour")
+    if short or lasted < scene.policy.transition_seconds:
+        return durable
+    return _over(durable, scene.now, Ending.DONE, f"memory is back after {seconds_text(lasted)}")
+
+
+def environment(policy: PlaybookPolicy) -> tuple[tuple[str, str], ...]:
+    """The lines under which Ollama is started again."""
+    return (
+        ("OLLAMA_MAX_LOADED_MODELS", str(policy.max_loaded_models)),
+        ("OLLAMA_NUM_PARALLEL", str(policy.num_parallel)),
+        ("OLLAMA_KEEP_ALIVE", f"{policy.keep_alive_seconds:.0f}s"),
+        ("OLLAMA_MAX_QUEUE", str(policy.max_queue)),
+        ("LLAMA_ARG_CACHE_RAM", str(policy.cache_ram_mib)),
+    )
+
+
+def limits(scene: Scene) -> Limits:
+    """The limits under which it is started again: as the file says, or what fits above hard."""
+    host = next((d for d in scene.snapshot.domains if d.name == "host" and d.capacity_bytes), None)
+    memory = scene.policy.playbook.memory_bytes
+    if host is not None:
+        memory = min(memory, (host.capacity_bytes or 0) - scene.threshold(host, Level.HARD))
+    return Limits(memory_bytes=max(memory, 0), cpus=scene.policy.playbook.cpus)
+
+
+def _action(scene: Scene, position: Position) -> Action:
+    """The action that carries the present step out; its id is given when it is posted."""
+    step = position.step
+    bare = Action(
+        id=0,
+        kind=ActionKind(step.value),
+        rung=Rung.PLAYBOOK,
+        deadline_at=scene.now + DEADLINES[step],
+        runtime=position.runtime,
+        reason=sentence(scene, position),
+    )
+    match step:
+        case Step.CONSTRAIN:
+            return replace(bare, environment=environment(scene.policy.playbook), limits=limits(scene))
+        case Step.KILL_SERVER:
+            server = server_of(scene)
+            return bare if server is None else replace(bare, pid=server.pid, start_ticks=server.start_ticks)
+        case Step.QUARANTINE:
+            target = position.targets[0]
+            names = targets.names_of(scene, target.blob, target.names)
+            return replace(
+                bare,
+                blob=target.blob,
+                model=names[0] if names else None,
+                names=names,
+                needs_bytes=target.needs_bytes,
+            )
+        case Step.VERIFY:
+            return replace(bare, model=targets.to_verify(scene, position.attempts))
+        case _:
+            return bare
+
+
+def sentence(scene: Scene, position: Position) -> str:
+    """What the present step does here, and why."""
+    again = f", try {position.attempts + 1}" if position.attempts else ""
+    return f"{position.name.value}: {what(scene, position)}{again} ({position.reason})"
+
+
+def what(scene: Scene, position: Position) -> str:
+    """What the present step does here."""
+    name = position.runtime
+    match position.step:
+        case Step.CONSTRAIN:
+            lines = " ".join(f"{key}={value}" for key, value in environment(scene.policy.playbook))
+            most = limits(scene)
+            return (
+                f"constrain {name}: {lines}, memory {bytes_text(most.memory_bytes or 0)}, {most.cpus:g} CPUs"
+            )
+        case Step.STOP:
+            return f"stop {name}, so that nothing starts it again"
+        case Step.KILL_SERVER:
+            return f"kill the server of {name}, which does not stop"
+        case Step.QUARANTINE:
+            target = position.targets[0]
+            title = " = ".join(target.names) or target.blob[:19]
+            return f"hide {title}, which needs {bytes_text(target.needs_bytes)} and can't fit"
+        case Step.START:
+            return f"start {name}"
+        case Step.VERIFY:
+            model = targets.to_verify(scene, position.attempts)
+            return f"verify {name}: " + (f"{model} answers" if model else "its version is answered")
+        case Step.SOFT_CAP:
+            return "keep one model loaded at most, until memory has been well for a while"

@@ -1,0 +1,161 @@
+"""What the recovery calls for in one tick: a step of the playbook, its beginning, or a small change in quiet.
+
+Here the owner's word, the budget and what may never be stopped are weighed; the steps are `playbook`'s.
+Without the owner's word the same is announced as "would have", once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ollama_guard.core import hardcap, hiding, playbook, reopen
+from ollama_guard.core.ladder import Draft
+from ollama_guard.core.model import Action, Condition, Mode, Rung
+from ollama_guard.core.policy import PlaybookPolicy
+from ollama_guard.core.recovery import Ending, Playbook, Run
+from ollama_guard.core.scene import Scene
+from ollama_guard.core.serving import has_word, lacks_word, why_never
+from ollama_guard.core.state import Durable, State
+from ollama_guard.core.targets import runtime_here
+from ollama_guard.core.units import count_text, seconds_text
+
+# What needs the owner's word is announced again after this long (seconds), a freeze with each new one.
+ANNOUNCE_AGAIN_SECONDS = 6 * 3600.0
+FREEZE, SPARED, HARD_CAP = "freeze", "spared", "hard_cap"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the recovery calls for; ``minor`` gives way to whatever else there is to do."""
+
+    durable: Durable
+    draft: Draft | None = None
+    minor: bool = False
+
+
+def plan(scene: Scene, mode: Mode, *, blind: bool, busy: bool) -> Plan:
+    """What to do now. ``busy``: the ladder acts in this tick, which a new run waits for."""
+    durable = scene.state.durable
+    if durable.playbook is not None:
+        word = mode is Mode.ENFORCE or durable.playbook.by_hand
+        turn = playbook.proceed(scene, word=word, blind=blind)
+        durable = turn.durable
+        if durable.playbook is not None and durable.playbook.name is Playbook.FREEZE:
+            return Plan(durable, None if turn.action is None else _step(turn.action))
+        scene = replace(scene, state=replace(scene.state, durable=durable))
+    if blind:
+        return Plan(durable)
+    if scene.state.symptoms.frozen and scene.policy.playbook.enabled:
+        return _freeze(scene, mode, busy=busy or bool(scene.state.in_flight))
+    if scene.state.symptoms.spared and _is_news(scene, SPARED):
+        draft = Draft(Rung.HOLD, f"nothing is touched: {scene.state.symptoms.spared}", announce=SPARED)
+        return Plan(durable, draft)
+    return Plan(durable, _small(scene, mode), minor=True)
+
+
+def _step(action: Action) -> Draft:
+    """A step of a run that goes on: `playbook.proceed` has weighed the owner's word."""
+    return Draft(Rung.PLAYBOOK, action.reason, action.kind, prepared=(action,), must=True)
+
+
+def _freeze(scene: Scene, mode: Mode, *, busy: bool) -> Plan:
+    durable, frozen = scene.state.durable, scene.state.symptoms.frozen
+    if busy:
+        return Plan(durable)
+    runtime = runtime_here(scene)
+    never = why_never(scene, runtime) or refusal(scene)
+    if never or runtime is None:
+        return Plan(durable, Draft(Rung.HOLD, f"Ollama is frozen: {frozen}; hold, {never}"))
+    begun = playbook.begin(scene, Playbook.FREEZE, frozen)
+    turn = playbook.proceed(replace(scene, state=replace(scene.state, durable=begun)), word=True, blind=False)
+    if turn.action is None:
+        return Plan(durable)
+    if mode is Mode.ENFORCE and has_word(scene, runtime):
+        return Plan(turn.durable, replace(_step(turn.action), must=False))
+    hidden = begun.playbook.targets if begun.playbook is not None else ()
+    what = f"constrain, stop and start {runtime.name}, hide {count_text(len(hidden), 'model')} that can't fit"
+    word = "" if has_word(scene, runtime) else f"; {lacks_word(runtime)}"
+    reason = f"Ollama is frozen: {frozen}: {what}{word}"
+    return Plan(durable, _announced(scene, FREEZE, reason, turn.action))
+
+
+def refusal(scene: Scene) -> str:
+    """Why no further run may begin by itself now, or "" if one may."""
+    runs = recent_runs(scene.state.durable, scene.now)
+    if not runs:
+        return ""
+    if len(runs) >= scene.policy.playbook.runs_per_hour:
+        return (
+            f"{count_text(len(runs), 'run')} of the playbook in the last hour did not help for good, which "
+            "is the budget: somebody has to look"
+        )
+    pause = back_off_seconds(scene.policy.playbook, len(runs))
+    left = pause - (scene.now - (runs[-1].ended_at or runs[-1].started_at))
+    return f"the last run has just ended, the next may begin in {seconds_text(left)}" if left > 0 else ""
+
+
+def back_off_seconds(policy: PlaybookPolicy, runs: int) -> float:
+    """The pause after so many runs within an hour: a server is young for two minutes, then doubling."""
+    return policy.young_seconds * 2.0 ** max(0, min(runs, 10) - 1)
+
+
+def recent_runs(durable: Durable, now: float) -> list[Run]:
+    """Freezes of the last hour that a run began for by itself."""
+    return [
+        run
+        for run in durable.runs
+        if run.name is Playbook.FREEZE and not run.by_hand and now - run.started_at < playbook.HOUR_SECONDS
+    ]
+
+
+def _small(scene: Scene, mode: Mode) -> Draft | None:
+    """Hide, cap, lift, bring back: what is done in quiet, one at a time."""
+    word = mode is Mode.ENFORCE and has_word(scene, runtime_here(scene))
+    hide = hiding.to_hide(scene)
+    if hide is not None:
+        return _allowed(scene, hide, f"hide:{hide.blob}", word=word)
+    write = hardcap.to_write(scene)
+    if write is not None:
+        return _allowed(scene, write, HARD_CAP, word=word)
+    action = (reopen.to_release(scene) if mode is Mode.ENFORCE else None) or (
+        hiding.to_restore(scene) if word else None
+    )
+    return None if action is None else Draft(action.rung, action.reason, action.kind, prepared=(action,))
+
+
+def _allowed(scene: Scene, action: Action, key: str, *, word: bool) -> Draft | None:
+    if word:
+        return Draft(action.rung, action.reason, action.kind, prepared=(action,))
+    runtime = runtime_here(scene)
+    lacks = "" if has_word(scene, runtime) or runtime is None else f"; {lacks_word(runtime)}"
+    return _announced(scene, key, f"{action.reason}{lacks}", action)
+
+
+def _announced(scene: Scene, key: str, reason: str, action: Action) -> Draft | None:
+    if not _is_news(scene, key):
+        return None
+    return Draft(action.rung, reason, action.kind, prepared=(action,), announce=key)
+
+
+def _is_news(scene: Scene, key: str) -> bool:
+    at = scene.state.would_at.get(key)
+    return at is None or scene.now - at >= ANNOUNCE_AGAIN_SECONDS
+
+
+def still_told(state: State, now: float) -> dict[str, float]:
+    """What was announced and is not to be announced again; what a freeze brought ends with it."""
+    frozen = any(held.condition is Condition.FROZEN for held in state.conditions)
+    suspected = state.symptoms.suspected_at is not None
+    ended = {key for key, goes_on in ((FREEZE, frozen), (SPARED, suspected)) if not goes_on}
+    return {
+        key: at
+        for key, at in state.would_at.items()
+        if key not in ended and now - at < ANNOUNCE_AGAIN_SECONDS
+    }
+
+
+def stands(durable: Durable) -> str:
+    """The state of the recovery in a word, for people: idle, running, constrained."""
+    if durable.playbook is not None:
+        return Ending.RUNNING.value
+    return "constrained" if durable.constrained is not None else "idle"

@@ -1,0 +1,461 @@
+"""Stories of freezes and of what only looks like one, told to the whole brain with a stepped clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from ollama_guard.core.model import ActionKind, Condition, Mode, Request, Rung
+from ollama_guard.core.narrate import events
+from ollama_guard.core.policy import (
+    GIB,
+    MIB,
+    Authority,
+    OllamaPolicy,
+    PlaybookPolicy,
+    Policy,
+    QuarantinePolicy,
+)
+from ollama_guard.core.recovery import Ending
+from ollama_guard.core.runtime import RuntimeKind, RuntimeState
+from ollama_guard.testing.scenario import World
+from ollama_guard.testing.served import Served
+
+OWNERS_WORD = Policy(ollama=OllamaPolicy(authority=Authority.SERVER))
+
+
+def world_of(policy: Policy = OWNERS_WORD) -> World:
+    """Four GiB, an idle model that fits, one that never can, a server under systemd; five calm seconds."""
+    world = World(policy=policy, served=Served())
+    world.load("huge", 8 * GIB)
+    world.models = []
+    world.load("tiny", 300 * MIB)
+    world.play(5)
+    return world
+
+
+def freeze(world: World) -> Served:
+    """The server is stopped by a signal (or hangs in the kernel) and answers nothing from now on."""
+    assert world.served is not None
+    world.served.ill, world.served.process_state = True, "T"
+    return world.served
+
+
+def steps(world: World) -> list[ActionKind]:
+    return [a.kind for d in world.decisions if not d.would for a in d.actions if a.rung is Rung.PLAYBOOK]
+
+
+def conditions(world: World) -> set[Condition]:
+    return {held.condition for held in world.state.conditions}
+
+
+def ticked(world: World, seconds: float) -> list[str]:
+    """Play and return the names of all events."""
+    end, told = world.now + seconds, []
+    while world.now < end:
+        before = world.state
+        world.settle()
+        snapshot = world.snapshot()
+        decision = world.tick()
+        told += [event.name for event in events(before, world.state, decision, snapshot)]
+        world.pass_time(world.state.planned_delay_seconds)
+        world.react()
+    return told
+
+
+def test_a_server_that_stands_still_is_recovered() -> None:
+    """Silent and in state T: constrained, stopped, the model that can't fit hidden, started, verified."""
+    world = world_of()
+    served = freeze(world)
+    told = ticked(world, 180)
+    assert steps(world) == [
+        ActionKind.CONSTRAIN,
+        ActionKind.STOP,
+        ActionKind.QUARANTINE,
+        ActionKind.START,
+        ActionKind.VERIFY,
+    ]
+    assert served.running
+    assert served.hidden == ("huge",)
+    assert served.environment["OLLAMA_NUM_PARALLEL"] == "1"
+    assert next(name for name in told if name.startswith("playbook.")) == "playbook.started"
+    assert told.count("playbook.finished") == 1
+    assert told.count("model.quarantined") == 1
+    (run,) = world.state.durable.runs
+    assert run.ending is Ending.DONE
+
+
+def test_a_runner_in_the_kernel_with_a_silent_api_is_a_freeze() -> None:
+    """State D without progress, as under a file system that never answers."""
+    world = world_of()
+    assert world.served is not None
+    world.served.ill = True
+    model = world.model("tiny")
+    assert model is not None
+    model.process_state = "D"
+    world.play(120)
+    assert ActionKind.STOP in steps(world)
+
+
+def test_the_freeze_is_a_condition_with_its_reason_until_it_has_been_over_for_a_transition() -> None:
+    world = world_of()
+    freeze(world)
+    world.play(120, until=lambda w: Condition.FROZEN in conditions(w))
+    (held,) = [h for h in world.state.conditions if h.condition is Condition.FROZEN]
+    assert "silent" in held.reason
+    assert "stood still" in held.reason
+    world.play(30)
+    assert Condition.FROZEN in conditions(world)
+    world.play(90)
+    assert Condition.FROZEN not in conditions(world)
+
+
+def test_what_the_playbook_set_is_lifted_after_quiet_and_what_it_hid_stays_hidden() -> None:
+    world = world_of()
+    served = freeze(world)
+    world.play(700)
+    assert served.written == {}
+    assert served.limits is None
+    assert served.hidden == ("huge",)
+    assert world.state.durable.constrained is None
+    assert served.running
+
+
+def test_what_fits_again_comes_back_where_the_owner_wants_that() -> None:
+    policy = replace(OWNERS_WORD, quarantine=QuarantinePolicy(restore=True, restore_after_seconds=600))
+    world = world_of(policy)
+    served = freeze(world)
+    world.play(200)
+    assert served.hidden == ("huge",)
+    world.play(1200)
+    assert served.hidden == ("huge",)
+    world.capacity = 16 * GIB
+    world.play(1000)
+    assert served.hidden == ()
+
+
+def paused(world: World) -> None:
+    served = freeze(world)
+    served.reading = replace(served.reading, state=RuntimeState.PAUSED)
+
+
+def cgroup_frozen(world: World) -> None:
+    freeze(world).frozen = True
+
+
+def traced(world: World) -> None:
+    freeze(world).traced = True
+
+
+def upgraded(world: World) -> None:
+    served = freeze(world)
+    served.reading = replace(served.reading, state=RuntimeState.CHANGING)
+
+
+def young(world: World) -> None:
+    served = freeze(world)
+    served.reading = replace(served.reading, started_at=world.now + 10)
+
+
+def loading_slowly(world: World) -> None:
+    assert world.served is not None
+    world.served.ill = True
+    slow = world.load("slow", 1 * GIB, loaded=False)
+    slow.rate = 1 * MIB
+
+
+def at_work(world: World) -> None:
+    """The API starves while a runner computes."""
+    assert world.served is not None
+    world.served.ill = True
+    model = world.model("tiny")
+    assert model is not None
+    model.busy = True
+
+
+def a_neighbours_thrash(world: World) -> None:
+    """Ollama holds next to nothing, but suffers as all do."""
+    freeze(world)
+    world.models = []
+    world.psi_full, world.refaults = 80.0, 0
+
+
+def unhealthy(world: World) -> None:
+    """Its health check is broken, and all it does is to fail."""
+    assert world.served is not None
+    world.served.reading = replace(world.served.reading, unhealthy=True)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [paused, cgroup_frozen, traced, upgraded, young, loading_slowly, at_work, a_neighbours_thrash, unhealthy],
+)
+def test_what_only_looks_like_a_freeze_costs_nothing(trouble: Callable[[World], None]) -> None:
+    world = world_of()
+    trouble(world)
+    for _ in range(115):
+        world.play(1)
+        if world.refaults is not None:
+            world.refaults += 20_000
+    assert steps(world) == []
+    assert Condition.FROZEN not in conditions(world)
+
+
+@pytest.mark.parametrize("trouble", [paused, traced, upgraded])
+def test_the_same_silence_is_a_freeze_without_that_reason(trouble: Callable[[World], None]) -> None:
+    """The tests above would fail if the diagnosis saw nothing at all."""
+    world = world_of()
+    trouble(world)
+    assert world.served is not None
+    world.served.reading = replace(world.served.reading, state=RuntimeState.RUNNING)
+    world.served.traced = world.served.frozen = False
+    world.play(115)
+    assert ActionKind.STOP in steps(world)
+
+
+def test_a_server_that_is_silent_but_only_waits_is_given_twice_the_time() -> None:
+    world = world_of()
+    assert world.served is not None
+    world.served.ill = True
+    world.play(80)
+    assert steps(world) == []
+    world.play(60)
+    assert ActionKind.STOP in steps(world)
+
+
+def test_thrash_by_ollama_itself_is_a_freeze_though_its_api_answers() -> None:
+    """Memory looks fine, since the model is mapped: refaults and full pressure say that nothing moves."""
+    world = world_of()
+    world.load("mapped", 2 * GIB, busy=True)
+    world.play(5)
+    world.psi_full, world.refaults = 85.0, 0
+    for _ in range(45):
+        world.play(1)
+        world.refaults += 30_000
+    assert ActionKind.CONSTRAIN in steps(world)
+
+
+def test_full_pressure_without_anything_read_back_is_no_thrash() -> None:
+    world = world_of()
+    world.load("mapped", 2 * GIB, busy=True)
+    world.play(5)
+    world.psi_full, world.refaults = 85.0, 0
+    world.play(100)
+    assert steps(world) == []
+
+
+@pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.OBSERVE])
+def test_without_the_owners_word_it_is_told_once_what_would_be_done(mode: Mode) -> None:
+    world = world_of(Policy(ollama=OllamaPolicy(mode=mode)))
+    served = freeze(world)
+    told = ticked(world, 400)
+    assert steps(world) == []
+    assert not served.done
+    would = [d for d in world.decisions if d.would and d.rung is Rung.PLAYBOOK]
+    assert len(would) == 1
+    assert 'authority = "server"' in would[0].reason
+    assert told.count("playbook.started") == 0
+
+
+def test_the_label_of_a_container_is_the_owners_word() -> None:
+    world = world_of(Policy())
+    served = freeze(world)
+    served.reading = replace(served.reading, kind=RuntimeKind.DOCKER, name="ollama", authority=True)
+    world.play(180)
+    assert served.running
+    assert ActionKind.START in steps(world)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"auto_remove": True}, "--rm"),
+        ({"shared_by": ("sidecar",)}, "sidecar"),
+        ({"verbs": ("start",), "cannot": "polkit says no"}, "polkit says no"),
+    ],
+)
+def test_a_server_that_may_never_be_stopped_is_not_and_that_is_said(
+    change: dict[str, object], why: str
+) -> None:
+    world = world_of()
+    served = freeze(world)
+    served.reading = replace(served.reading, **change)  # type: ignore[arg-type]  # names checked by dataclasses
+    world.play(200)
+    assert steps(world) == []
+    assert any(d.rung is Rung.HOLD and why in d.reason for d in world.decisions)
+
+
+def test_nothing_is_restarted_while_a_model_is_pulled() -> None:
+    world = world_of()
+    served = freeze(world)
+    served.busy = "huge is being pulled"
+    world.play(200)
+    assert steps(world) == []
+    served.busy = ""
+    world.play(60)
+    assert ActionKind.START in steps(world)
+
+
+def test_runs_that_do_not_help_are_bounded_and_then_said() -> None:
+    """The server freezes again as often as it is started."""
+    world = world_of(replace(OWNERS_WORD, playbook=PlaybookPolicy(runs_per_hour=2)))
+    freeze(world)
+    for _ in range(3000):
+        world.play(1)
+        assert world.served is not None
+        if world.served.running and world.now - world.served.started_at > 5:
+            freeze(world)
+    assert len(world.state.durable.runs) == 2
+    assert world.served is not None
+    assert world.served.running
+    held = [d for d in world.decisions if d.rung is Rung.HOLD and "budget" in d.reason]
+    assert held
+
+
+def test_a_second_run_waits_longer_than_the_first() -> None:
+    world = world_of()
+    freeze(world)
+    world.play(300, until=lambda w: bool(w.state.durable.runs) and w.state.durable.playbook is None)
+    first = world.state.durable.runs[0].ended_at
+    assert first is not None
+    freeze(world)
+    world.play(600, until=lambda w: len(w.state.durable.runs) == 2)
+    assert world.state.durable.runs[1].started_at - first >= 120
+
+
+def test_a_model_whose_runner_the_kernel_kills_is_condemned_then_hidden_without_a_playbook() -> None:
+    """A client asks for it again and again; the API answers all the while, so nothing is frozen.
+
+    It was alone in its container and the kernel killed it far from what its command line says: so it needs
+    more than the container has, whatever it held.
+    """
+    world = world_of()
+    world.limit, world.models = 2 * GIB, []
+    world.play(5)
+    told: list[str] = []
+    for _ in range(6):
+        if world.served is not None and "greedy" in world.served.hidden:
+            break
+        loading = world.load("greedy", 1900 * MIB, loaded=False)
+        loading.foreseen = 100 * MIB
+        world.catalogue["greedy"] = replace(world.catalogue["greedy"], size_bytes=100 * MIB)
+        told += ticked(world, 0.3)
+        if world.model("greedy"):
+            world.models = [m for m in world.models if m.name != "greedy"]
+            world.oom_kills += 1
+        told += ticked(world, 8)
+    assert world.served is not None
+    assert "greedy" in world.served.hidden
+    assert told.count("runner.lost") == 2
+    assert told.count("blob.condemned") == 1
+    assert "playbook.started" not in told
+
+
+def test_a_runner_that_ends_by_itself_is_no_strike() -> None:
+    world = world_of()
+    for _ in range(4):
+        world.load("other", 200 * MIB)
+        world.play(4)
+        world.models = [m for m in world.models if m.name != "other"]
+        world.play(4)
+    assert not world.state.durable.strikes
+    assert not world.state.durable.condemned
+
+
+def test_a_condemned_model_that_fits_alone_is_not_hidden() -> None:
+    """It was aborted because others held the memory: killed at birth for its term, but not taken away."""
+    world = world_of()
+    world.other = 3 * GIB
+    for _ in range(4):
+        world.load("mid", 2 * GIB, loaded=False)
+        world.play(5, until=lambda w: not w.model("mid"))
+        world.play(1)
+    assert world.state.durable.condemned
+    world.play(60)
+    assert world.served is not None
+    assert world.served.hidden == ()
+
+
+def test_a_model_that_a_person_brought_back_is_not_hidden_again() -> None:
+    world = world_of()
+    served = freeze(world)
+    world.play(200)
+    assert served.hidden == ("huge",)
+    world.requests = (Request(7, "release"),)
+    world.play(5)
+    assert served.hidden == ()
+    freeze(world)
+    world.play(400)
+    assert len(world.state.durable.runs) == 2
+    assert served.hidden == ()
+
+
+def test_release_by_hand_undoes_everything_in_any_mode() -> None:
+    world = world_of()
+    served = freeze(world)
+    world.play(160)
+    assert served.written
+    world.policy = replace(world.policy, ollama=replace(world.policy.ollama, mode=Mode.OBSERVE))
+    world.requests = (Request(7, "release"),)
+    world.play(5)
+    assert served.written == {}
+    assert served.hidden == ()
+
+
+def test_a_playbook_by_hand_runs_without_a_freeze_and_without_the_owners_line() -> None:
+    world = world_of(Policy())
+    world.requests = (Request(3, "playbook", "freeze"),)
+    world.play(30)
+    assert world.served is not None
+    assert world.served.running
+    assert steps(world)[-1] is ActionKind.VERIFY
+    (reply,) = [reply for d in world.decisions for reply in d.replies]
+    assert reply.ok
+
+
+@pytest.mark.parametrize("name", ["", "defrost"])
+def test_an_unknown_playbook_is_refused_with_those_that_there_are(name: str) -> None:
+    world = world_of()
+    world.requests = (Request(3, "playbook", name),)
+    world.play(2)
+    (reply,) = [reply for d in world.decisions for reply in d.replies]
+    assert not reply.ok
+    assert "freeze, models_dont_load" in reply.text
+
+
+def test_models_dont_load_keeps_one_model_until_memory_is_back() -> None:
+    world = world_of()
+    world.load("second", 300 * MIB)
+    world.play(5)
+    assert len(world.models) == 2
+    world.requests = (Request(3, "playbook", "models_dont_load"),)
+    world.play(10)
+    assert len(world.models) == 1
+    world.play(80)
+    (run,) = world.state.durable.runs
+    assert run.ending is Ending.DONE
+
+
+def test_the_hard_cap_is_written_once_it_has_settled_and_nothing_is_restarted_for_it() -> None:
+    """Three models of 1 GiB were used, two fit together: two, pending until Ollama starts the next time."""
+    world = world_of()
+    for name in ("a", "b", "c"):
+        world.load(name, 1 * GIB, loaded=False)
+        world.play(20)
+        world.models = [m for m in world.models if m.name != name]
+        world.play(5)
+    world.play(800)
+    assert world.served is not None
+    assert world.served.written == {"OLLAMA_MAX_LOADED_MODELS": "2"}
+    assert world.served.running
+    assert [a.kind for a in world.served.done] == [ActionKind.CONSTRAIN]
+    assert world.served.started_at == 0.0
+
+
+def test_no_hard_cap_is_written_where_all_models_fit() -> None:
+    world = world_of()
+    world.play(1500)
+    assert world.served is not None
+    assert not world.served.done
