@@ -12,8 +12,19 @@ import time
 from pathlib import Path
 
 from ollama_guard.channel import Channel
-from ollama_guard.core.model import Outcome, OutcomeKind, Request
-from ollama_guard.wire import ActionPosted, Beat, OutcomeReported, PollWanted, Replied, RequestPosted
+from ollama_guard.core.model import ActionKind, Outcome, OutcomeKind, Request
+from ollama_guard.core.quarantined import StoreReading
+from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
+from ollama_guard.wire import (
+    ActionPosted,
+    Beat,
+    OutcomeReported,
+    PollWanted,
+    Replied,
+    RequestPosted,
+    RuntimesObserved,
+    StoreObserved,
+)
 
 
 def main() -> None:
@@ -42,6 +53,8 @@ def main() -> None:
                 time.sleep(0.05)
         case "report":
             report(channel, options)
+        case "playbook" | "playbook-stuck" | "playbook-resumed":
+            playbook(channel, options, role)
         case _:
             beat(channel, role)
 
@@ -60,6 +73,37 @@ def report(channel: Channel, options: argparse.Namespace) -> None:
     )
     channel.send(RequestPosted(Request(1, "told", text)))
     beat(channel, "beat")
+
+
+def playbook(channel: Channel, options: argparse.Namespace, role: str) -> None:
+    """Order a playbook by hand (a resumed one goes on by itself), and do each step at once.
+
+    ``playbook-stuck`` never answers a stop. Each step is told with what the state map holds just then.
+    """
+    runtime = RuntimeReading(
+        RuntimeKind.SYSTEMD,
+        "ollama.service",
+        RuntimeState.RUNNING,
+        verbs=("stop", "start"),
+        constrainable=True,
+    )
+    channel.send(RuntimesObserved((runtime,)))
+    channel.send(StoreObserved(StoreReading("/models", writable=True, read_at=1.0)))
+    if role != "playbook-resumed":
+        channel.send(RequestPosted(Request(7, "playbook", "freeze")))
+    while not channel.closed:
+        channel.send(Beat(0.0, 1024))
+        for message in channel.receive():
+            if isinstance(message, ActionPosted):
+                action = message.action
+                held = (Path(options.runtime_dir) / "state").read_bytes()
+                written = f'"action_id":{action.id},'.encode() in held
+                sys.stderr.write(f"STEP {action.kind.value} {'written' if written else 'NOT written'}\n")
+                sys.stderr.flush()
+                if not (role == "playbook-stuck" and action.kind is ActionKind.STOP):
+                    done = Outcome(action.id, OutcomeKind.DONE, 0.0, detail="done by the script")
+                    channel.send(OutcomeReported(done))
+        time.sleep(0.05)
 
 
 def beat(channel: Channel, role: str) -> None:

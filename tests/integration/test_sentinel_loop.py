@@ -244,6 +244,27 @@ def test_hands_that_die_are_told_and_the_guard_still_kills(guard: Guard) -> None
     assert guard.wait_for("runner.killed")["pid"] == victim.pid
 
 
+def test_where_a_playbook_stands_is_written_down_before_each_step_is_posted(guard: Guard) -> None:
+    """Hands read the state map the moment that they are told of a step: it is there already."""
+    guard.start("playbook")
+    told = guard.wait_for("playbook.finished", 20)
+    assert "freeze done" in told["message"]
+    steps = [e["message"].split()[1:] for e in guard.told("raw") if e["message"].startswith("STEP")]
+    assert [step for step, *_ in steps] == ["constrain", "stop", "start", "verify"]
+    assert all(words == ["written"] for _, *words in steps), steps
+
+
+def test_a_guard_that_was_killed_after_the_stop_starts_ollama_again(guard: Guard) -> None:
+    guard.start("playbook-stuck")
+    guard.wait_for("raw", text="STEP stop written")
+    guard.signal(signal.SIGKILL)
+    guard.forget()
+    guard.start("playbook-resumed")
+    guard.wait_for("playbook.finished", 20)
+    steps = [e["message"].split()[1] for e in guard.told("raw") if e["message"].startswith("STEP")]
+    assert steps == ["stop", "start", "verify"]
+
+
 def test_a_pause_is_answered_and_survives_kill_9(guard: Guard) -> None:
     victim = guard.runner(50 * MIB)
     guard.start("pause")

@@ -24,6 +24,8 @@ JUDGE_SECONDS = 60.0
 SETTLE_SECONDS = 600.0
 AGAIN_SECONDS = 600.0
 DEADLINE_SECONDS = 20.0
+# Digits of a number of models that can be meant.
+LONGEST_DIGITS = 6
 # A model was used lately within this time (seconds): a day has its mornings and evenings.
 LATELY_SECONDS = 86400.0
 
@@ -85,7 +87,7 @@ def _room_bytes(scene: Scene) -> int | None:
 def in_force(runtime: RuntimeReading | None) -> int | None:
     """The bound that Ollama runs under now; None = its own, or not known."""
     text = runtime.environment.get(KEY, "") if runtime is not None else ""
-    return int(text) if text.isascii() and text.isdigit() and 0 < int(text[:9]) == int(text) else None
+    return int(text) or None if text.isascii() and text.isdigit() and len(text) <= LONGEST_DIGITS else None
 
 
 def pending(scene: Scene) -> int | None:

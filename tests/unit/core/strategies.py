@@ -23,8 +23,21 @@ from ollama_guard.core.model import (
     ServerReading,
     Snapshot,
 )
-from ollama_guard.core.policy import GIB, MIB, CapPolicy, ModelRule, OllamaPolicy, Policy, Protect
+from ollama_guard.core.policy import (
+    GIB,
+    MIB,
+    Authority,
+    CapPolicy,
+    ModelRule,
+    OllamaPolicy,
+    PlaybookPolicy,
+    Policy,
+    Protect,
+)
+from ollama_guard.core.quarantined import Hidden, QuarantineEntry, StoreReading
+from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
 from ollama_guard.testing.scenario import World, blob_of
+from ollama_guard.testing.served import Served
 
 # ---- plausible worlds
 
@@ -37,7 +50,17 @@ policies = st.builds(
     cap=st.builds(CapPolicy, st.sampled_from([None, None, 1, 2])),
     models=st.dictionaries(st.sampled_from(NAMES), rules, max_size=2),
 )
-enforcing = st.builds(Policy, models=st.dictionaries(st.sampled_from(NAMES), rules, max_size=2))
+# An owner who lets the server be restarted, and a guard that is sure of a freeze within seconds.
+_quick = PlaybookPolicy(stuck_seconds=1.0, full_seconds=1.0, young_seconds=5.0, quiet_seconds=5.0)
+_server = OllamaPolicy(
+    authority=Authority.SERVER, poll_seconds=1.0, unresponsive_after_seconds=2.0, mode=Mode.ENFORCE
+)
+enforcing = st.builds(
+    Policy,
+    ollama=st.sampled_from([OllamaPolicy(), _server]),
+    playbook=st.sampled_from([PlaybookPolicy(), _quick]),
+    models=st.dictionaries(st.sampled_from(NAMES), rules, max_size=2),
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +78,24 @@ class Step:
 steps = st.builds(
     Step,
     what=st.sampled_from(
-        ["load", "loaded", "busy", "idle", "hog", "hog", "relax", "silent", "answers", "die", "wait", "nap"]
+        [
+            "load",
+            "loaded",
+            "busy",
+            "idle",
+            "hog",
+            "hog",
+            "relax",
+            "silent",
+            "answers",
+            "die",
+            "wait",
+            "nap",
+            "freeze",
+            "thrash",
+            "by_hand",
+            "release",
+        ]
     ),
     name=st.sampled_from(NAMES),
     size=st.integers(16, 4096).map(lambda n: n * MIB),
@@ -74,10 +114,17 @@ class Tale:
     policy: Policy
     loaded: tuple[tuple[str, int, bool], ...]
     steps: tuple[Step, ...]
+    served: bool = False
 
     def begin(self) -> World:
         """The host three seconds after the guard's start."""
-        world = World(capacity=self.capacity, other=self.capacity // 8, limit=self.limit, policy=self.policy)
+        world = World(
+            capacity=self.capacity,
+            other=self.capacity // 8,
+            limit=self.limit,
+            policy=self.policy,
+            served=Served() if self.served else None,
+        )
         for name, size, busy in self.loaded:
             world.load(name, size, busy=busy)
         world.play(3)
@@ -95,6 +142,7 @@ def tales(draw: st.DrawFn, policy: st.SearchStrategy[Policy] = policies) -> Tale
         policy=draw(policy),
         loaded=tuple((name, capacity // draw(st.integers(4, 12)), draw(st.booleans())) for name in names),
         steps=tuple(draw(st.lists(steps, min_size=1, max_size=10))),
+        served=draw(st.booleans()),
     )
 
 
@@ -118,6 +166,12 @@ def happen(world: World, step: Step) -> None:
             model.gone_at = world.now
         case "nap":
             world.now += 3600.0
+        case "freeze" if world.served is not None:
+            world.served.ill, world.served.process_state = True, "T"
+        case "thrash":
+            world.psi_full, world.refaults = 80.0, (world.refaults or 0) + step.rate // 1024
+        case "by_hand" | "release":
+            world.requests = (Request(1, "playbook" if step.what == "by_hand" else "release", "freeze"),)
         case _:
             pass
 
@@ -165,7 +219,7 @@ _requests = st.lists(
     st.builds(
         Request,
         st.integers(-5, 5),
-        st.sampled_from(["unload", "pause", "resume", "", "\x00"]),
+        st.sampled_from(["unload", "pause", "resume", "", "\x00", "playbook", "release"]),
         _text,
         _floats,
     ),
@@ -186,11 +240,27 @@ _ledgers = st.builds(
     st.dictionaries(_blob.map(str), st.lists(_rows, max_size=2).map(tuple), max_size=2),
 )
 
+_runtimes = st.builds(
+    RuntimeReading, st.sampled_from(RuntimeKind), _text, st.sampled_from(RuntimeState), _number,
+    server_pid=st.sampled_from([None, 100, -1]), started_at=_floats,
+    verbs=st.sampled_from([(), ("stop", "start")]), constrainable=st.booleans(), authority=st.booleans(),
+    environment=st.dictionaries(st.just("OLLAMA_MAX_LOADED_MODELS"), _text | st.just("9" * 5000)),
+)  # fmt: skip
+_entries = st.builds(
+    QuarantineEntry, _text, _text, _blob, st.sampled_from(Hidden), st.floats(0, 5000), st.none(),
+    st.sampled_from([0, 1, 2**63]), _text, st.booleans(),
+)  # fmt: skip
+_stores = st.builds(
+    StoreReading, _text, st.booleans(), st.lists(_entries, max_size=2, unique_by=lambda e: e.name).map(tuple),
+    st.just(""), st.sampled_from([0.0, 5.0]), _text,
+)  # fmt: skip
+
 garbage = st.builds(
     Snapshot, _number, _number, st.lists(_domains, max_size=3).map(tuple),
     st.lists(st.builds(ServerReading, _pid, _ticks, _ints, st.none() | _text, _text), max_size=2).map(tuple),
     st.lists(_runners, max_size=3).map(tuple), _api, _catalogue, _requests, st.booleans(), _text,
     st.sampled_from([(), (), ("whose a process is can't be read\n",)]), _ledgers,
+    st.lists(_runtimes, max_size=2).map(tuple), _stores,
 )  # fmt: skip
 outcomes = st.builds(
     Outcome, st.integers(0, 6), st.sampled_from(OutcomeKind), _number, _ints.map(lambda n: n or 0), _text

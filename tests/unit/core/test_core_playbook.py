@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from ollama_guard.core import playbook
+from ollama_guard.core.codec import from_plain, to_plain
 from ollama_guard.core.decide import absorb, decide
 from ollama_guard.core.model import ActionKind, Mode, Outcome, OutcomeKind, Rung
 from ollama_guard.core.policy import GIB, MIB, Authority, OllamaPolicy, Policy
@@ -109,6 +111,8 @@ class Guard:
     def _dies(self, number: int, point: str) -> bool:
         if (number, point) not in self.deaths:
             return False
+        # What is left is what the state map holds: plain JSON.
+        self.stored = from_plain(Durable, json.loads(json.dumps(to_plain(self.stored))))
         self.state = State(durable=self.stored)
         return True
 

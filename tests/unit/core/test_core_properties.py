@@ -39,6 +39,7 @@ from ollama_guard.core.state import Durable, State
 from ollama_guard.core.status import view
 from ollama_guard.core.victims import mercy_seconds
 from ollama_guard.testing.scenario import World
+from ollama_guard.testing.served import SERVER_ACTIONS
 from unit.core.strategies import Tale, enforcing, garbage, happen, outcomes, policies, tales
 
 CONTRACT_KEYS = {
@@ -74,6 +75,16 @@ class Moment:
         return max((d.urgent for d in self.after.domains.values()), default=Level.OK)
 
 
+# What is done to the server and its models, rather than to a runner.
+ON_SERVER = frozenset(SERVER_ACTIONS)
+HARMLESS = {ActionKind.QUARANTINE, ActionKind.START, ActionKind.VERIFY}
+
+
+def by_itself(tale: Tale) -> Tale:
+    """The same tale without anything that a person orders, which is done in every mode."""
+    return replace(tale, steps=tuple(step for step in tale.steps if step.what not in ("by_hand", "release")))
+
+
 def told(tale: Tale, world: World | None = None) -> Iterator[Moment]:
     """Every tick of a tale, in a world that is as it began or was changed since."""
     world = world or tale.begin()
@@ -81,6 +92,7 @@ def told(tale: Tale, world: World | None = None) -> Iterator[Moment]:
         happen(world, step)
         for _ in range(step.ticks):
             world.settle()
+            world.react()
             before, snapshot = world.state, world.snapshot()
             decision = world.tick()
             seen = replace(world.state, in_flight=before.in_flight, issued_at=before.issued_at)
@@ -91,7 +103,7 @@ def told(tale: Tale, world: World | None = None) -> Iterator[Moment]:
 
 @given(tales())
 def test_it_never_acts_while_observing(tale: Tale) -> None:
-    observing = replace(tale, policy=replace(tale.policy, ollama=OllamaPolicy(mode=Mode.OBSERVE)))
+    observing = replace(by_itself(tale), policy=replace(tale.policy, ollama=OllamaPolicy(mode=Mode.OBSERVE)))
     for moment in told(observing):
         assert not moment.after.in_flight
         assert moment.decision.would == bool(moment.decision.actions)
@@ -101,15 +113,18 @@ def test_it_never_acts_while_observing(tale: Tale) -> None:
 def test_it_never_acts_while_paused(tale: Tale) -> None:
     world = tale.begin()
     world.state = State(durable=Durable(pause_until_at=world.now + 1e6))
-    for moment in told(tale, world):
+    for moment in told(by_itself(tale), world):
         assert not moment.after.in_flight
         assert moment.decision.would == bool(moment.decision.actions)
 
 
 @given(tales(enforcing), st.booleans())
 def test_it_never_acts_while_blind(tale: Tale, unread: bool) -> None:  # noqa: FBT001 - drawn
-    """Neither when the host's memory can't be read nor when a process can't be placed."""
-    for moment in told(tale):
+    """Neither when the host's memory can't be read nor when a process can't be placed.
+
+    Only a run that has stopped Ollama, or was ordered by hand, goes on with what touches no process.
+    """
+    for moment in told(by_itself(tale)):
         domains = tuple(replace(d, available_bytes=None, reason="EIO") for d in moment.snapshot.domains)
         blinded = (
             replace(moment.snapshot, domains=domains)
@@ -117,6 +132,9 @@ def test_it_never_acts_while_blind(tale: Tale, unread: bool) -> None:  # noqa: F
             else replace(moment.snapshot, blind=("whose pid 7 is",))
         )
         _, decision = decide(tale.policy, moment.before, blinded)
+        if moment.before.durable.playbook is not None:
+            assert {action.kind for action in decision.actions} <= HARMLESS
+            continue
         assert decision.rung is Rung.HOLD
         assert not decision.actions
         assert "blind" in decision.reason
@@ -127,7 +145,7 @@ def test_the_owners_preference_is_kept(tale: Tale) -> None:
     """``omit`` is untouched below critical, and always with ``protect = "always"``."""
     for moment in told(tale):
         for action in moment.decision.actions:
-            if action.key is None:
+            if action.key is None or action.kind in ON_SERVER:
                 continue
             rule = moment.runners[action.key].rule
             if rule.preference is Preference.OMIT:
@@ -140,7 +158,9 @@ def test_the_owners_preference_is_kept(tale: Tale) -> None:
 def test_a_busy_runner_is_never_chosen_while_idle_ones_suffice(tale: Tale) -> None:
     for moment in told(tale):
         decision, scene = moment.decision, moment.scene
-        struck = [moment.runners[a.key] for a in decision.actions if a.key is not None]
+        struck = [
+            moment.runners[a.key] for a in decision.actions if a.key is not None and a.kind not in ON_SERVER
+        ]
         if decision.rung is Rung.ABORT_LOAD or not any(r.activity is Activity.BUSY for r in struck):
             continue
         (reading,) = [d for d in moment.snapshot.domains if d.name == decision.domain]
@@ -191,6 +211,27 @@ def test_at_host_critical_a_kill_that_frees_bytes_is_never_refused(tale: Tale, s
         assert dying or (reading.available_bytes or 0) + coming >= target or not mortal
 
 
+@given(tales(enforcing))
+def test_a_server_that_the_guard_stopped_runs_again(tale: Tale) -> None:
+    """Whatever else happens meanwhile, memory short or the machine asleep: it is never left stopped."""
+    world = replace(tale, served=True).begin()
+    for _ in told(tale, world):
+        pass
+    world.play(120)
+    assert world.served is not None
+    assert world.served.running
+
+
+@given(tales(enforcing))
+def test_a_server_is_killed_only_by_a_run_that_could_not_stop_it(tale: Tale) -> None:
+    for moment in told(tale):
+        for action in moment.decision.actions:
+            if action.kind is ActionKind.KILL_SERVER:
+                position = moment.before.durable.playbook
+                assert position is not None
+                assert action.key in moment.before.servers
+
+
 @given(tales())
 def test_a_level_that_was_reached_stays_for_a_whole_transition(tale: Tale) -> None:
     needed: dict[tuple[str, Level], float] = {}
@@ -220,7 +261,8 @@ def test_actions_name_a_proven_runner_of_this_snapshot_once_and_ids_never_repeat
     used: set[int] = set()
     for moment in told(tale):
         proven = {r.key for r in moment.snapshot.runners if r.proven}
-        acted = [action for action in moment.decision.actions if action.kind is not ActionKind.PURGE_GHOST]
+        apart = (ActionKind.PURGE_GHOST, *ON_SERVER)
+        acted = [action for action in moment.decision.actions if action.kind not in apart]
         assert all(action.key in proven for action in acted)
         assert len({action.key for action in acted}) == len(acted)
         if not moment.decision.would:
@@ -248,7 +290,8 @@ def test_any_snapshot_at_all_gives_a_decision(
         state, decision = decide(policy, before, snapshot)
         assert decide(policy, before, snapshot) == (state, decision)
         proven = {r.key for r in snapshot.runners if r.proven}
-        assert all(a.key in proven for a in decision.actions if a.kind is not ActionKind.PURGE_GHOST)
+        apart = (ActionKind.PURGE_GHOST, *ON_SERVER)
+        assert all(a.key in proven for a in decision.actions if a.kind not in apart)
         for delay in (planned_delay(policy, state, snapshot), state.planned_delay_seconds):
             assert math.isfinite(delay)
             assert 0 < delay <= RESTING_SECONDS
