@@ -298,6 +298,29 @@ def test_nothing_is_restarted_while_a_model_is_pulled() -> None:
     assert ActionKind.START in steps(world)
 
 
+def test_a_pull_that_begins_after_the_first_step_ends_the_run_before_the_stop() -> None:
+    world = world_of()
+    served = freeze(world)
+    world.play(200, until=lambda w: bool(steps(w)))
+    served.busy = "huge is being pulled"
+    world.play(30)
+    assert steps(world) == [ActionKind.CONSTRAIN]
+    assert served.running
+    (run,) = world.state.durable.runs
+    assert run.ending is Ending.FAILED
+
+
+def test_a_server_that_goes_on_by_itself_is_not_stopped() -> None:
+    world = world_of()
+    served = freeze(world)
+    world.play(200, until=lambda w: bool(steps(w)))
+    served.ill, served.process_state = False, "S"
+    world.play(60)
+    assert steps(world) == [ActionKind.CONSTRAIN]
+    (run,) = world.state.durable.runs
+    assert run.ending is Ending.DONE
+
+
 def test_runs_that_do_not_help_are_bounded_and_then_said() -> None:
     """The server freezes again as often as it is started."""
     world = world_of(replace(OWNERS_WORD, playbook=PlaybookPolicy(runs_per_hour=2)))

@@ -113,3 +113,26 @@ def test_the_document_that_the_brain_makes_can_be_shown() -> None:
     document = json.loads(json.dumps(view(Policy(), state, snapshot, guard={})))
     assert document.keys() == DOCUMENT.keys()
     assert "host       critical: 128 MiB of 4.0 GiB available (3%)" in status_text(document)
+
+
+def test_a_person_sees_how_ollama_is_run_its_caps_what_is_hidden_and_the_playbook() -> None:
+    document = deepcopy(DOCUMENT)
+    document["ollama"]["runtime"] = {"kind": "systemd", "name": "ollama.service"}
+    document["ollama"]["cap"] = {"soft": 2, "hard": 3, "pending": 1}
+    document["quarantine"] = [
+        {"name": "vast:70b", "since": time.time(), "needs_bytes": 40 * GIB, "returned": False},
+    ]
+    document["playbook"] = {
+        "name": "freeze", "state": "running", "step": "kill_server", "runs_last_hour": 1, "last": None,
+    }  # fmt: skip
+    text = status_text(document)
+    assert (
+        "run as ollama.service (systemd), soft cap 2, hard cap 3, hard cap 1 from its next start on" in text
+    )
+    assert "hidden     vast:70b since" in text
+    assert "playbook   freeze is running: kill server" in text
+    last = {"name": "freeze", "outcome": "done", "ended_at": time.time(), "text": "Ollama serves again"}
+    document["playbook"] |= {"state": "constrained", "step": None, "last": last}
+    text = status_text(document)
+    assert "freeze done: Ollama serves again" in text
+    assert "its constraints hold" in text

@@ -28,6 +28,8 @@ def status_text(document: Mapping[str, Any]) -> str:
     lines += _labelled("models", [_model(model) for model in document["models"]] or ["none loaded"])
     lines += _labelled("consumers", consumers_lines(document))
     lines += _labelled("condemned", [_condemned(record) for record in document["condemned"]])
+    lines += _labelled("hidden", [_hidden(entry) for entry in document.get("quarantine") or []])
+    lines += _labelled("playbook", _playbook(document.get("playbook") or {}))
     lines += _labelled("condition", [_condition(held) for held in document["conditions"]])
     lines += _labelled("decision", _decision(document.get("last_decision")) if now is None else [])
     lines += _labelled("guard", _guard(document))
@@ -77,8 +79,11 @@ def _ollama(ollama: Mapping[str, Any], unknown: Mapping[str, str]) -> str:
     text = f"{ollama['url']} version {ollama['version'] or 'unknown'}"
     if ollama["latency_seconds"] is not None:
         text += f", answered in {1000 * ollama['latency_seconds']:.0f} ms"
-    soft = ollama["cap"]["soft"]
-    return text if soft is None else f"{text}, soft cap {soft}"
+    runtime, caps = ollama["runtime"], ollama["cap"]
+    if runtime["name"] is not None:
+        text += f", run as {runtime['name']} ({runtime['kind']})"
+    text += "".join(f", {kind} cap {caps[kind]}" for kind in ("soft", "hard") if caps[kind] is not None)
+    return text if caps["pending"] is None else f"{text}, hard cap {caps['pending']} from its next start on"
 
 
 def _model(model: Mapping[str, Any]) -> str:
@@ -107,6 +112,24 @@ def _condemned(record: Mapping[str, Any]) -> str:
     names = ", ".join(record["names"]) or blob_text(record["blob"])
     needs = bytes_text(record["needs_bytes"])
     return f"{names} until {clock_text(record['until'])}: needs {needs}, more than there is"
+
+
+def _hidden(entry: Mapping[str, Any]) -> str:
+    needs = f", needs {bytes_text(entry['needs_bytes'])}" if entry["needs_bytes"] else ""
+    back = ", but somebody pulled it back" if entry["returned"] else ""
+    return f"{entry['name']}{_since(entry['since'])}{needs}{back}"
+
+
+def _playbook(playbook: Mapping[str, Any]) -> list[str]:
+    """The run that goes on, else how the last one ended; [] where none ever ran."""
+    if not playbook or playbook["name"] is None:
+        return []
+    if playbook["step"] is not None:
+        return [f"{playbook['name']} is running: {playbook['step'].replace('_', ' ')}"]
+    last = playbook["last"]
+    ended = f"{clock_text(last['ended_at'])} {last['name']} {last['outcome']}: {last['text']}" if last else ""
+    constrained = ["its constraints hold"] if playbook["state"] == "constrained" else []
+    return [*([ended] if ended else []), *constrained]
 
 
 def _condition(held: Mapping[str, Any]) -> str:

@@ -184,7 +184,7 @@ def _decision(before: State, decision: Decision) -> list[Event]:
         "level": decision.level.word,
         "domain": decision.domain or None,
         "would": decision.would or None,
-        "blob": ", ".join(action.blob or "?" for action in decision.actions) or None,
+        "blob": ", ".join(a.blob or "?" for a in decision.actions if a.blob or not a.runtime) or None,
         "names": ", ".join(" = ".join(action.names) for action in decision.actions) or None,
     }
     if decision.actions:

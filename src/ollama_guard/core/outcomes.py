@@ -32,7 +32,7 @@ def absorb(policy: Policy, state: State, outcome: Outcome) -> State:
     durable = condemned.after(state.durable, action, outcome, policy)
     durable = replace(durable, fruitless_kills=budgets.after(durable.fruitless_kills, action, outcome))
     durable = reopen.after(
-        hardcap.after(playbook.after(durable, action, outcome), action, outcome), action, outcome
+        hardcap.after(playbook.after(durable, action, outcome, policy), action, outcome), action, outcome
     )
     durable = replace(durable, spared=hiding.spared_after(durable.spared, action, outcome))
     unhonoured = dict(state.unhonoured)

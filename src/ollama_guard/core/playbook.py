@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from ollama_guard.core import condemned, targets
 from ollama_guard.core.model import Action, ActionKind, Condition, Level, Outcome, OutcomeKind, Rung
-from ollama_guard.core.policy import PlaybookPolicy
+from ollama_guard.core.policy import PlaybookPolicy, Policy
 from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, Run, Step
 from ollama_guard.core.runtime import Limits, RuntimeState
 from ollama_guard.core.scene import Scene
@@ -75,10 +75,6 @@ def begin(scene: Scene, name: Playbook, reason: str, *, by_hand: bool = False) -
     position = Position(
         name, Step.CONSTRAIN, scene.now, reason, title, targets=targets.unfit(scene), by_hand=by_hand
     )
-    for target in position.targets:
-        durable = condemned.convicted(
-            durable, target.blob, target.names, target.needs_bytes, scene.now, scene.policy.condemned_seconds
-        )
     before = durable.constrained
     constrained = Constrained(
         title, scene.now, before.container_bytes if before else targets.container_bytes(scene)
@@ -110,6 +106,10 @@ def proceed(scene: Scene, *, word: bool, blind: bool) -> Turn:
         if not position.stopping:
             return Turn(replace(durable, playbook=position))
         position = _to_start(position, "cut short: it can't be told whose processes these are")
+    if _has_recovered(scene, position):
+        return Turn(
+            _over(durable, scene.now, Ending.DONE, "Ollama answers again by itself, nothing was stopped")
+        )
     ended = _cannot_go_on(scene, position)
     if ended:
         return Turn(_over(durable, scene.now, Ending.FAILED, ended))
@@ -119,10 +119,23 @@ def proceed(scene: Scene, *, word: bool, blind: bool) -> Turn:
     return Turn(durable, None if waits or scene.now < position.not_before_at else _action(scene, position))
 
 
+def _has_recovered(scene: Scene, position: Position) -> bool:
+    """Whether what was frozen goes on by itself before it was stopped; by hand it is stopped all the same."""
+    answered = scene.snapshot.api.answered_at
+    symptoms = scene.state.symptoms
+    frozen = symptoms.frozen or symptoms.full_since_at is not None
+    if position.by_hand or position.stopping or frozen or position.step not in (Step.CONSTRAIN, Step.STOP):
+        return False
+    return answered is not None and answered > position.started_at
+
+
 def _cannot_go_on(scene: Scene, position: Position) -> str:
     """Why the run ends here, with Ollama running or gone for good; "" while it goes on."""
     if position.step is Step.START and _is_gone(scene, position):
         return f"{position.runtime} is gone, so it can't be started"
+    busy = scene.snapshot.store.busy
+    if position.step is Step.STOP and not position.stopping and busy:
+        return f"{busy}: not stopped meanwhile"
     if position.step is Step.VERIFY and position.attempts >= TRIES[Step.VERIFY]:
         return _with(position, "it was started but could not be verified").trouble
     return ""
@@ -140,7 +153,7 @@ def posted(durable: Durable, action: Action) -> Durable:
     return replace(durable, playbook=position)
 
 
-def after(durable: Durable, action: Action, outcome: Outcome) -> Durable:
+def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) -> Durable:
     """The durable state after the step's action ended."""
     position = durable.playbook
     if position is None or position.action_id != action.id:
@@ -160,6 +173,7 @@ def after(durable: Durable, action: Action, outcome: Outcome) -> Durable:
         case Step.CONSTRAIN:
             position = _at(position, Step.STOP)
         case Step.STOP:
+            durable = _condemn_all(durable, position, outcome.at, policy)
             position = _at(position, Step.QUARANTINE)
         case Step.KILL_SERVER:
             position = replace(_at(position, Step.STOP), killed=True)
@@ -174,6 +188,14 @@ def after(durable: Durable, action: Action, outcome: Outcome) -> Durable:
         case _:
             return _verified(replace(durable, playbook=position), position, outcome)
     return replace(durable, playbook=position)
+
+
+def _condemn_all(durable: Durable, position: Position, now: float, policy: Policy) -> Durable:
+    """What is to be hidden gets no memory until it is, whoever asks for it first."""
+    term = policy.condemned_seconds
+    for target in position.targets:
+        durable = condemned.convicted(durable, target.blob, target.names, target.needs_bytes, now, term)
+    return durable
 
 
 def _verified(durable: Durable, position: Position, outcome: Outcome) -> Durable:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ollama_guard.core import hardcap
 from ollama_guard.core.events import Event, Priority, Value
-from ollama_guard.core.model import Action, ActionKind, Outcome
+from ollama_guard.core.model import Action, ActionKind, Outcome, Rung
 from ollama_guard.core.recovery import Ending, Run
 from ollama_guard.core.state import State
 from ollama_guard.core.units import bytes_text
@@ -69,6 +70,11 @@ def step_done(action: Action, outcome: Outcome, title: str) -> Event:
         "outcome": outcome.kind.value,
     }
     said = f": {outcome.detail}" if outcome.detail else ""
+    if action.rung is Rung.CAP:
+        hard = dict(action.environment).get(hardcap.KEY)
+        bound = f"at most {hard} loaded" if hard else "no bound of ours"
+        text = f"{title} starts the next time with {bound}{said}"
+        return Event("cap.changed", text, Priority.NOTICE, {"hard": int(hard) if hard else None})
     match action.kind:
         case ActionKind.QUARANTINE:
             needs = f", which needs {bytes_text(action.needs_bytes)}" if action.needs_bytes else ""

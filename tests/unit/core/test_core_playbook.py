@@ -63,6 +63,7 @@ class Guard:
 
     def begin(self) -> Guard:
         """A run begins, as `recover` would begin it."""
+        self.world.react()
         policy, snapshot = self.world.policy, self.world.snapshot()
         state, _ = decide(policy, self.state, snapshot)
         scene = Scene(policy, state, snapshot, census(policy, state, snapshot))
@@ -179,10 +180,9 @@ def test_where_manifests_cannot_be_renamed_models_are_hidden_after_the_start(num
     world = frozen_world()
     assert world.served is not None
     world.served.writable = False
-    guard = Guard(world, frozenset({(number, point)})).begin()
-    assert len(guard.stored.condemned) == 2
-    guard.run()
+    guard = Guard(world, frozenset({(number, point)})).begin().run()
     assert_healed(guard)
+    assert len(guard.stored.condemned) == 2
     order = [kind for kind, _ in itertools.groupby(a.kind for a in world.served.done)]
     assert order[-3:] == [ActionKind.START, ActionKind.QUARANTINE, ActionKind.VERIFY]
 
@@ -306,4 +306,5 @@ def test_an_outcome_of_an_action_that_is_not_the_present_one_changes_nothing() -
     guard.tick()
     assert guard.world.served is not None
     late = replace(guard.world.served.done[-1], id=99)
-    assert playbook.after(guard.stored, late, Outcome(99, OutcomeKind.DONE, guard.world.now)) == guard.stored
+    done = Outcome(99, OutcomeKind.DONE, guard.world.now)
+    assert playbook.after(guard.stored, late, done, Policy()) == guard.stored
