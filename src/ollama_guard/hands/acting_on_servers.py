@@ -129,8 +129,8 @@ class _Deed:
         self._environment.write(self._action.environment)
         said = [f"{count_text(len(self._action.environment), 'line')} in {self._environment.path}"]
         if self._known is not None and not self._known.reading.constrainable:
-            reading = self._known.reading
-            said.append(f"{reading.kind} {reading.name} does not read them; {reading.hint}")
+            name = self._known.reading.name
+            said.append(f"{name} does not read them (`ollama-guard init` writes what it lacks)")
         return "; ".join((*said, *self._limit()))
 
     def _limit(self) -> tuple[str, ...]:

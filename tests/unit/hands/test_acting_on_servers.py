@@ -96,11 +96,11 @@ def test_constraining_is_done_when_docker_hangs_since_the_file_counts(bed: Bed) 
     assert bed.environment.read() == dict(LINES)
 
 
-def test_a_server_that_does_not_read_the_file_is_said_with_what_would_help(bed: Bed) -> None:
-    bed.reading = replace(RUNNING, constrainable=False, hint="add one line to the compose file")
+def test_a_server_that_does_not_read_the_file_is_said(bed: Bed) -> None:
+    bed.reading = replace(RUNNING, constrainable=False)
     ended = bed.do(ActionKind.CONSTRAIN, environment=LINES)
     assert ended.kind is OutcomeKind.DONE
-    assert "does not read them; add one line to the compose file" in ended.detail
+    assert "ollama does not read them (`ollama-guard init` writes what it lacks)" in ended.detail
 
 
 def test_a_line_that_may_not_stand_there_fails_and_changes_nothing(bed: Bed) -> None:
