@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from beds import BedUnavailable
 from beds.cutting_proxy import CuttingProxy
+from beds.disks import full_disk, hanging_disk
 from beds.hands import HandsBed
 from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Rung, ServerReading
 from ollama_guard.core.policy import OllamaPolicy, Policy, QuarantineAction, QuarantinePolicy
@@ -329,3 +332,43 @@ def test_a_server_that_is_just_starting_is_waited_for(tmp_path: Path, fake: Fake
         fake.start()
         ended = hands.wait_for(OutcomeReported, lambda m: m.outcome.action_id == action.id, SECONDS)
         assert ended.outcome.kind is OutcomeKind.DONE, ended.outcome.detail
+
+
+def test_a_disk_of_the_guard_s_own_that_is_full_keeps_no_model_from_being_hidden(
+    tmp_path: Path, fake: FakeOllama, way: str
+) -> None:
+    """But nothing is deleted whose way back can't be written down."""
+    wanted = policy(fake, way, quarantine=QuarantinePolicy(action=QuarantineAction.DELETE))
+    with disk(full_disk(tmp_path / "state")), start(tmp_path, wanted) as hands:
+        knows_all(hands)
+        outcome = hide(hands)
+        assert outcome.kind is OutcomeKind.DONE, outcome.detail
+        assert "not deleted: can't write" in outcome.detail
+        assert names(fake) == {"other:latest", "far:cloud", *KEPT}
+        assert set(entries(hands)) == set(BIG)
+        assert ask(hands, ActionKind.RESTORE, names=BIG).kind is OutcomeKind.DONE
+    log = (tmp_path / "log").read_text()
+    assert log.count("why models are hidden is not kept") == 1
+
+
+def test_where_the_models_disk_does_not_answer_the_api_is_left(tmp_path: Path, fake: FakeOllama) -> None:
+    wanted = policy(fake, "offline")
+    folder = tmp_path / "models"
+    wanted = replace(wanted, ollama=replace(wanted.ollama, models_folder=str(folder)))
+    with start(tmp_path, wanted) as hands, disk(hanging_disk(folder)):
+        knows_all(hands)
+        given_up = "the lane quarantine had no answer"
+        hands.wait_for(StoreObserved, lambda m: given_up in m.store.error, 2 * SECONDS)
+        outcome = hide(hands)
+        assert (outcome.kind, outcome.detail) == (OutcomeKind.DONE, "by the API")
+        assert names(fake) == {"other:latest", "far:cloud", *KEPT}
+
+
+@contextlib.contextmanager
+def disk(made: contextlib.AbstractContextManager[Path]) -> Iterator[Path]:
+    """A failing disk, where one can be had."""
+    try:
+        with made as path:
+            yield path
+    except BedUnavailable as problem:
+        pytest.skip(str(problem))

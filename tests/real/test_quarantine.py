@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from beds.cutting_proxy import CuttingProxy
+from beds.cutting_proxy import CuttingProxy, Moment
 from beds.grow_model import grow_model
 from beds.hands import HandsBed
 from beds.http import HttpFailure, request
@@ -65,6 +65,19 @@ def post(hands: HandsBed, kind: ActionKind, **fields: Any) -> int:
 def ask(hands: HandsBed, kind: ActionKind, **fields: Any) -> Outcome:
     number = post(hands, kind, **fields)
     return hands.wait_for(OutcomeReported, lambda m: m.outcome.action_id == number, SECONDS + 5).outcome
+
+
+def until(hands: HandsBed, moment: Moment, kind: ActionKind) -> bool:
+    """Ask until the moment comes: on a busy machine a call may fail before it, as it may for a playbook."""
+    for _ in range(3):
+        number = post(hands, kind, names=BIG)
+        over = boottime() + SECONDS
+        while boottime() < over:
+            if moment.reached.wait(0.05):
+                return True
+            if any(m.outcome.action_id == number for m in hands.told(OutcomeReported)):
+                break
+    return False
 
 
 def store(hands: HandsBed) -> StoreReading:
@@ -161,12 +174,11 @@ def test_hands_killed_with_9_at_any_call_reach_the_same_end_when_it_is_repeated(
                 told = f"{kind} cut {'after' if after else 'before'} call {number}"
                 with hands_for(server, tmp_path, url=proxy.url, offline=False) as hands:
                     moment = proxy.cut(number, hands.process.kill, after=after)
-                    post(hands, kind, names=BIG)
                     if kind is ActionKind.QUARANTINE or number < 5:
-                        assert moment.reached.wait(SECONDS), (told, proxy.calls, hands.told(OutcomeReported))
+                        assert until(hands, moment, kind), (told, proxy.calls, hands.told(OutcomeReported))
                         hands.process.wait(SECONDS)
                     else:
-                        hands.wait_for(OutcomeReported)
+                        assert ask(hands, kind, names=BIG).kind is OutcomeKind.DONE, told
                 assert blobs(server) == files, told
                 proxy.moment = None
                 with hands_for(server, tmp_path, url=proxy.url, offline=False) as hands:

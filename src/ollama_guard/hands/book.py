@@ -21,13 +21,24 @@ class BookFile:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / "quarantine.json"
-        self._written: Book | None = None
+        self._book: Book | None = None
+        self._on_disk: Book | None = None
+        self._failing = False
 
     def read(self) -> Book:
         """The book; an empty one where there is none, or none that can be understood (it is kept aside)."""
-        if self._written is None:
-            self._written = self._from_disk()
-        return self._written
+        if self._book is None:
+            self._book = self._on_disk = self._from_disk()
+        return self._book
+
+    def note(self, book: Book) -> None:
+        """As `write`, but a disk that fails costs one warning: it must not keep a model from being hidden."""
+        try:
+            self.write(book)
+        except StoreFailed as problem:
+            if not self._failing:
+                log().warning("guard.warned", message=f"why models are hidden is not kept: {problem}")
+            self._failing = True
 
     def write(self, book: Book) -> None:
         """Write it down so that it outlives a power cut; nothing is written that is there already.
@@ -35,7 +46,8 @@ class BookFile:
         Raises:
             StoreFailed: the disk is full, read-only or gone; the book on it is as before.
         """
-        if book == self._written:
+        self._book = book
+        if book == self._on_disk:
             return
         new = self._path.with_suffix(".json.new")
         content = json.dumps(to_plain(book), indent=1).encode("ascii") + b"\n"
@@ -55,7 +67,7 @@ class BookFile:
                 os.close(folder)
         except OSError as problem:
             raise StoreFailed(f"can't write {self._path}: {problem.strerror}") from problem
-        self._written = book
+        self._on_disk, self._failing = book, False
 
     def _from_disk(self) -> Book:
         try:

@@ -77,11 +77,7 @@ class Hider:
         self._clock = clock
 
     def look(self, seen: Seen) -> StoreReading:
-        """What is hidden now, and whether hiding works while the server is down.
-
-        Raises:
-            StoreFailed: what was found could not be written down.
-        """
+        """What is hidden now, and whether hiding works while the server is down."""
         book, now = self._book.read(), self._clock()
         store = self._store(seen, book)
         busy, folder = "", store.files.folder
@@ -95,7 +91,7 @@ class Hider:
         else:  # neither the store nor Ollama tells: then what was written down
             return StoreReading(folder, not store.why_not, book.entries, "", now, store.why_not)
         entries = hidden.together(book, found, present)
-        self._book.write(replace(book, entries=entries, path=folder if store.lasting else book.path))
+        self._book.note(replace(book, entries=entries, path=folder if store.lasting else book.path))
         return StoreReading(folder, not store.why_not, entries, busy, now, store.why_not)
 
     def hide(self, action: Action, port: OllamaPort, seen: Seen, limits: Limits, goal: Goal) -> str:
@@ -114,7 +110,7 @@ class Hider:
         gone = [pair for pair in plan.pairs if _deleted(pair, book, store, seen)]
         noted = (_entry(pair, action, how, seen) for pair in plan.pairs if pair not in gone)
         book = hidden.noted(book, noted)
-        self._book.write(replace(book, path=store.files.folder if store.lasting else book.path))
+        self._book.note(replace(book, path=store.files.folder if store.lasting else book.path))
         done = () if store.why_not or gone else self._renamed(plan, store, limits)
         soon = replace(limits, call_seconds=min(limits.call_seconds, _SOON_SECONDS)) if done else limits
         end = carry_out(
