@@ -4,8 +4,10 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -13,7 +15,7 @@ import pytest
 
 from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
-from ollama_guard.core.model import ApiReading, RunnerReading, Snapshot
+from ollama_guard.core.model import ApiReading, RunnerReading, ServerReading, Snapshot
 from ollama_guard.core.policy import OllamaPolicy, Policy
 from ollama_guard.sentinel.sensors import Sensors
 from ollama_guard.sentinel.sensors.psi import Trigger
@@ -23,6 +25,14 @@ PATIENCE_SECONDS = 10.0
 # The sensors see the whole machine: runners of the same test in another process have another blob.
 DIGEST = f"{os.getpid():064x}"
 MIB = 1024**2
+TRACER = """
+import ctypes, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+seize = 0x4206  # PTRACE_SEIZE: attaches without stopping it
+if libc.ptrace(seize, int(sys.argv[1]), None, None) == 0:
+    print("attached", flush=True)
+signal.pause()
+"""
 
 
 class Machine:
@@ -262,3 +272,62 @@ def test_a_trigger_whose_cgroup_went_away_is_closed_and_opened_again_with_back_o
     finally:
         trigger.close()
         watches.close()
+
+
+def test_a_debugger_on_the_server_is_seen(machine: Machine, guarded: Guarded) -> None:
+    server = machine.serve()
+    guarded.until(server, 0)
+    tracer = subprocess.Popen([sys.executable, "-c", TRACER, str(server)], stdout=subprocess.PIPE)
+    try:
+        assert tracer.stdout is not None
+        assert tracer.stdout.readline() == b"attached\n"
+        held_by(guarded, server, lambda reading: reading.traced)
+    finally:
+        tracer.kill()
+        tracer.communicate()
+    held_by(guarded, server, lambda reading: not reading.traced)
+
+
+def test_a_server_in_a_frozen_cgroup_is_seen(machine: Machine, guarded: Guarded) -> None:
+    """What `docker pause` does, in whichever tree has a freezer here."""
+    server = machine.serve()
+    guarded.until(server, 0)
+    with freezer() as (folder, file, freeze, thaw):
+        (folder / "cgroup.procs").write_text(str(server))
+        assert not held_by(guarded, server, lambda _: True).frozen
+        file.write_text(freeze)
+        held_by(guarded, server, lambda reading: reading.frozen)
+        file.write_text(thaw)
+        held_by(guarded, server, lambda reading: not reading.frozen)
+
+
+def held_by(guarded: Guarded, pid: int, fits: Callable[[ServerReading], bool]) -> ServerReading:
+    """The reading of a server once it is so; the look at it is up to a second old."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        server = next(server for server in guarded.look().servers if server.pid == pid)
+        if fits(server):
+            return server
+        assert time.monotonic() < deadline, server
+        guarded.wait(0.1)
+
+
+@contextmanager
+def freezer() -> Iterator[tuple[Path, Path, str, str]]:
+    """A new cgroup with a freezer: its folder, the file to write, what freezes and what thaws."""
+    v1, v2 = Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup")
+    root, file, freeze, thaw = (
+        (v1, "freezer.state", "FROZEN", "THAWED") if v1.is_dir() else (v2, "cgroup.freeze", "1", "0")
+    )
+    folder = root / f"ollama-guard-freezer-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as problem:
+        pytest.skip(f"no cgroup can be made here: {problem}")
+    try:
+        yield folder, folder / file, freeze, thaw
+    finally:
+        (folder / file).write_text(thaw)
+        for pid in (folder / "cgroup.procs").read_text().split():
+            (root / "cgroup.procs").write_text(pid)
+        folder.rmdir()
