@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -15,6 +14,7 @@ import pytest
 
 from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
+from beds.freezer import Freezer
 from ollama_guard.core.model import ApiReading, RunnerReading, ServerReading, Snapshot
 from ollama_guard.core.policy import OllamaPolicy, Policy
 from ollama_guard.sentinel.sensors import Sensors
@@ -288,17 +288,16 @@ def test_a_debugger_on_the_server_is_seen(machine: Machine, guarded: Guarded) ->
     held_by(guarded, server, lambda reading: not reading.traced)
 
 
-def test_a_server_in_a_frozen_cgroup_is_seen(machine: Machine, guarded: Guarded) -> None:
+def test_a_server_in_a_frozen_cgroup_is_seen(machine: Machine, guarded: Guarded, freezer: Freezer) -> None:
     """What `docker pause` does, in whichever tree has a freezer here."""
     server = machine.serve()
     guarded.until(server, 0)
-    with freezer() as (folder, file, freeze, thaw):
-        (folder / "cgroup.procs").write_text(str(server))
-        assert not held_by(guarded, server, lambda _: True).frozen
-        file.write_text(freeze)
-        held_by(guarded, server, lambda reading: reading.frozen)
-        file.write_text(thaw)
-        held_by(guarded, server, lambda reading: not reading.frozen)
+    freezer.take(server)
+    assert not held_by(guarded, server, lambda _: True).frozen
+    freezer.freeze()
+    held_by(guarded, server, lambda reading: reading.frozen)
+    freezer.thaw()
+    held_by(guarded, server, lambda reading: not reading.frozen)
 
 
 def held_by(guarded: Guarded, pid: int, fits: Callable[[ServerReading], bool]) -> ServerReading:
@@ -310,24 +309,3 @@ def held_by(guarded: Guarded, pid: int, fits: Callable[[ServerReading], bool]) -
             return server
         assert time.monotonic() < deadline, server
         guarded.wait(0.1)
-
-
-@contextmanager
-def freezer() -> Iterator[tuple[Path, Path, str, str]]:
-    """A new cgroup with a freezer: its folder, the file to write, what freezes and what thaws."""
-    v1, v2 = Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup")
-    root, file, freeze, thaw = (
-        (v1, "freezer.state", "FROZEN", "THAWED") if v1.is_dir() else (v2, "cgroup.freeze", "1", "0")
-    )
-    folder = root / f"ollama-guard-freezer-{os.getpid()}"
-    try:
-        folder.mkdir()
-    except OSError as problem:
-        pytest.skip(f"no cgroup can be made here: {problem}")
-    try:
-        yield folder, folder / file, freeze, thaw
-    finally:
-        (folder / file).write_text(thaw)
-        for pid in (folder / "cgroup.procs").read_text().split():
-            (root / "cgroup.procs").write_text(pid)
-        folder.rmdir()

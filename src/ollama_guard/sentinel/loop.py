@@ -168,11 +168,14 @@ class Loop:
     def _act(self, action: Action) -> None:
         """Carry an action out, or hand it on; its outcome comes later, or now if it can't be done."""
         now, snapshot = clock.boottime(), self.outfit.mind.snapshot
-        runners = snapshot.runners if snapshot else ()
-        runner = next((r for r in runners if r.key == action.key), None)
+        assert snapshot is not None
+        runner = next((r for r in snapshot.runners if r.key == action.key), None)
         outcome: Outcome | None
         if action.kind is ActionKind.KILL:
             outcome = self.outfit.reflexes.kill(action, runner, now)
+        elif action.kind is ActionKind.KILL_SERVER:
+            server = next((s for s in snapshot.servers if (s.pid, s.start_ticks) == action.key), None)
+            outcome = self.outfit.reflexes.kill_server(action, server, snapshot.runners, now)
         else:
             outcome = self.outfit.reflexes.watch(action, runner, now)
             if outcome is None and not self.hands.send(ActionPosted(action)):

@@ -60,7 +60,9 @@ class Outfit:
         self._start_reaper()
         policy = self._effective(setup.policy)
         self.senses = make_senses(policy)
-        self.reflexes = Reflexes(self.poller, self.reaper, self.senses.still_the_same)
+        self.reflexes = Reflexes(
+            self.poller, self.reaper, self.senses.still_the_same, self.senses.still_the_server
+        )
         self._statemap, durable = self._open_statemap()
         self._unkept = ""
         self.mind = Mind(policy, durable, self.senses)

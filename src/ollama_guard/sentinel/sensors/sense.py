@@ -138,6 +138,10 @@ class Sensors:
         """After pidfd_open, before a signal: "" if ``pid`` is still that proven runner, else why not."""
         return self._identity.still_the_same(pid, expected)
 
+    def still_the_server(self, pid: int, expected: ServerReading) -> str:
+        """The same for a proven server."""
+        return self._identity.still_the_server(pid, expected)
+
     def reconfigure(self, policy: Policy) -> None:
         """Take a reloaded policy: ``[ollama] user`` and ``cgroup`` may mean other servers now."""
         self._identity.reconfigure(policy.ollama)
