@@ -233,6 +233,7 @@ class Policy:
     condemned_seconds: float = 600.0
     condemned_max_seconds: float = 86400.0
     kills_per_hour: int = 6
+    runners_die_first: bool = True
 
     def thresholds_of(self, domain_name: str) -> Thresholds:
         """The thresholds that judge a domain: the host's own, else those of containers."""

@@ -143,6 +143,8 @@ class Loop:
             for action in decision.actions:
                 self._act(action)
         self.outfit.tell(*wavered, *mind.narrate(decision))
+        assert mind.snapshot is not None
+        self.outfit.tell(*self.outfit.expendables.follow(mind.policy, mind.state.durable, mind.snapshot))
         if lessons := mind.learn():
             self.hands.send(FootprintsLearned(lessons))
         self._ask_for_polls(decision, now)

@@ -15,6 +15,7 @@ from ollama_guard.core.model import Mode
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.state import Durable
 from ollama_guard.sentinel import clock, reload, selftest, supervise
+from ollama_guard.sentinel.expendables import Expendables
 from ollama_guard.sentinel.journal import Journal
 from ollama_guard.sentinel.mind import Mind, Senses
 from ollama_guard.sentinel.notify import Notifier
@@ -63,6 +64,7 @@ class Outfit:
         self.reflexes = Reflexes(
             self.poller, self.reaper, self.senses.still_the_same, self.senses.still_the_server
         )
+        self.expendables = Expendables(self.senses.still_the_same)
         self._statemap, durable = self._open_statemap()
         self._unkept = ""
         self.mind = Mind(policy, durable, self.senses)
@@ -177,6 +179,8 @@ class Outfit:
         for warning in self.setup.warnings:
             self.tell(Event("guard.warned", warning, Priority.WARNING))
         self.tell(oom, selftest.kill_rights(), selftest.process_view())
+        if policy.runners_die_first:
+            self.tell(selftest.runners_die_first(self.reaper))
         self.tell(selftest.kill_path(self.reaper, self.senses.still_the_same), selftest.lock_memory())
         for fact in self.senses.capabilities():
             self.tell(selftest.say(fact.name, may=fact.ok, sentence=fact.sentence))

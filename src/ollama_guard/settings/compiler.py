@@ -162,4 +162,5 @@ def _policy(file: File) -> Policy:
         condemned_seconds=policy.condemned,
         condemned_max_seconds=policy.condemned_at_most,
         kills_per_hour=policy.kills_per_hour,
+        runners_die_first=policy.runners_die_first,
     )

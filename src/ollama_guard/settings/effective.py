@@ -99,6 +99,7 @@ def _policy(policy: Policy) -> str:
         f"condemned = {_duration(policy.condemned_seconds)}",
         f"condemned_at_most = {_duration(policy.condemned_max_seconds)}",
         f"kills_per_hour = {policy.kills_per_hour}",
+        f"runners_die_first = {_switch(policy.runners_die_first)}",
     ]
     return _block("policy", lines)
 

@@ -135,6 +135,11 @@ class PolicyTable(Table):
     """How many kills that freed nothing are allowed in an hour before the guard holds and says so. A kill
     that frees memory of a host at critical is never refused."""
 
+    runners_die_first: Annotated[bool, values.SWITCH] = DEFAULT.runners_die_first
+    """Whether the kernel, if it has to kill all the same, is told to take a model's process before anything
+    else: its `oom_score_adj` is raised to 500 at its birth. Another user's process needs root or
+    CAP_DAC_OVERRIDE for that. A model with `protect = "always"` is left as it is."""
+
     @model_validator(mode="after")
     def _grows(self) -> Self:
         if self.condemned_at_most < self.condemned:
