@@ -29,6 +29,7 @@ class Draft:
 
     ``prepared`` are actions that are not about a runner, complete but for their id. ``announce`` is the key
     of what is only told, once; ``must`` is done in any mode (a run that has stopped Ollama starts it again).
+    ``gave_up`` as in `Decision`.
     """
 
     rung: Rung
@@ -40,6 +41,7 @@ class Draft:
     prepared: tuple[Action, ...] = ()
     announce: str = ""
     must: bool = False
+    gave_up: bool = False
 
 
 NOTHING = Draft(Rung.NONE, "nothing to do")
@@ -140,7 +142,8 @@ def _kill(scene: Scene, reading: DomainReading, need: int, facts: str) -> Draft:
         return Draft(Rung.HOLD, f"{facts}: hold, {_why_nobody(scene, reading)}", domain=reading.name)
     refusal = budgets.refusal(scene, reading)
     if refusal:
-        return Draft(Rung.HOLD, f"{facts}: hold, {refusal}", domain=reading.name)
+        exhausted = budgets.is_exhausted(scene)
+        return Draft(Rung.HOLD, f"{facts}: hold, {refusal}", domain=reading.name, gave_up=exhausted)
     rung = Rung.ABORT_LOAD if victim.activity is Activity.LOADING else Rung.KILL_RUNNER
     verb = "abort the load of" if rung is Rung.ABORT_LOAD else "kill the runner of"
     reason = f"{facts}: {verb} {_describe(victim)}, {bytes_text(need)} wanted and nothing milder is in time"

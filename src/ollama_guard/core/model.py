@@ -340,7 +340,7 @@ class Decision:
     ``actions`` with a ``request_id`` are answered when their outcome is known; ``replies`` at once.
 
     ``would`` is True when the owner's word (observe, paused) keeps the actions from being done:
-    then ``actions`` is what would have been done.
+    then ``actions`` is what would have been done. ``gave_up``: a budget is used up, and a person should look.
     """
 
     at: float
@@ -353,6 +353,7 @@ class Decision:
     disruptive: bool = False
     domain: str = ""
     replies: tuple[Reply, ...] = ()
+    gave_up: bool = False
 
     def same_as(self, other: Decision) -> bool:
         """Whether a second look came to the same answer: same rung on the same targets."""

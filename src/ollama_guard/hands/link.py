@@ -14,6 +14,7 @@ from ollama_guard.core.policy import Policy
 from ollama_guard.hands import acting_on_servers
 from ollama_guard.hands.acting import Actor
 from ollama_guard.hands.acting_on_servers import ServerActor
+from ollama_guard.hands.alerts import Alerts
 from ollama_guard.hands.desk import Desk
 from ollama_guard.hands.faces import Meter, StatusBoard, StatusFile
 from ollama_guard.hands.journal import log
@@ -30,6 +31,7 @@ from ollama_guard.wire import (
     Beat,
     FootprintsLearned,
     Message,
+    Noticed,
     PolicyPosted,
     PollWanted,
     Recorded,
@@ -70,6 +72,7 @@ class Parts:
     runtimes: Runtimes
     server_actor: ServerActor
     quarantine: Quarantine
+    alerts: Alerts
 
 
 class Dispatcher:
@@ -86,6 +89,7 @@ class Dispatcher:
             parts.watch, parts.file, parts.meter, parts.ledger, parts.recording, parts.scales,
             parts.runtimes,
             parts.quarantine,
+            parts.alerts,
         )  # fmt: skip
         self._beat_at = 0.0
         self._stopping = False
@@ -155,6 +159,9 @@ class Dispatcher:
                 parts.recording.follow(policy.record)
                 parts.runtimes.follow(policy)
                 parts.quarantine.follow(policy)
+                parts.alerts.follow(policy.notify)
+            case Noticed():
+                parts.alerts.noticed(message)
             case Recorded():
                 parts.recording.recorded(message)
             case ServersTold(servers):

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ollama_guard.core.events import Event, Priority
@@ -142,7 +143,9 @@ class Loop:
         if not decision.would:
             for action in decision.actions:
                 self._act(action)
-        self.outfit.tell(*wavered, *mind.narrate(decision))
+        told = (*wavered, *mind.narrate(decision))
+        self.outfit.tell(*told)
+        self._alert(told)
         assert mind.snapshot is not None
         self.outfit.tell(*self.outfit.expendables.follow(mind.policy, mind.state.durable, mind.snapshot))
         if lessons := mind.learn():
@@ -157,6 +160,13 @@ class Loop:
         self._tick_at = now + mind.delay_seconds()
         self._births_at = now + self._births_seconds()
         self._plan_glance(now, glancing=False)
+
+    def _alert(self, told: Sequence[Event]) -> None:
+        """Have hands tell a person what the log was just told, where the owner wants that."""
+        if self.outfit.mind.policy.notify.webhook:
+            self.outfit.notices.add(told, clock.wall())
+            if self.hands.alive:
+                self.outfit.notices.pass_on(self.hands.send)
 
     def _plan_glance(self, now: float, *, glancing: bool) -> None:
         """When to glance again, by a glance now or by what the tick that has just ended saw."""

@@ -18,6 +18,7 @@ from ollama_guard.sentinel import clock, reload, selftest, supervise
 from ollama_guard.sentinel.expendables import Expendables
 from ollama_guard.sentinel.journal import Journal
 from ollama_guard.sentinel.mind import Mind, Senses
+from ollama_guard.sentinel.notices import Notices
 from ollama_guard.sentinel.notify import Notifier
 from ollama_guard.sentinel.poller import Poller, Signals
 from ollama_guard.sentinel.reaper import Reaper
@@ -55,6 +56,7 @@ class Outfit:
         self.poller = Poller()
         self.signals = Signals()
         self.notifier = Notifier()
+        self.notices = Notices()
         self.reaper = Reaper()
         self._reaper_at = 0.0
         oom = selftest.lower_oom_score()
@@ -108,7 +110,7 @@ class Outfit:
 
     def dropped(self) -> int:
         """Everything that could not be said or handed over without waiting."""
-        return self.journal.dropped + self.notifier.dropped + self.reaper.dropped
+        return self.journal.dropped + self.notifier.dropped + self.reaper.dropped + self.notices.dropped
 
     def say_goodbye(self, why: str) -> None:
         """Tell systemd and the log that the guard ends."""
