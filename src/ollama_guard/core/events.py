@@ -25,7 +25,7 @@ EVENT_NAMES = frozenset(
         "ollama.lost", "ollama.found", "hands.restarted", "config.reloaded", "config.rejected",
         "pause.started", "pause.ended", "request.answered",
         "runtime.found", "runtime.failed", "runner.lost", "model.returned",
-        "alert.sent", "alert.failed",
+        "alert.sent", "alert.failed", "memory.reclaimed",
     }
 )  # fmt: skip
 

@@ -257,6 +257,8 @@ def _finished(action: Action, outcome: Outcome) -> Event:
                 Priority.WARNING,
                 fields,
             )
+        case ActionKind.RECLAIM:
+            return Event("memory.reclaimed", f"{freed} of {title} reclaimed", Priority.NOTICE, fields)
         case _:
             return step_done(action, outcome, title)
 
@@ -264,5 +266,7 @@ def _finished(action: Action, outcome: Outcome) -> Event:
 def _title(action: Action) -> str:
     if action.names:
         return " = ".join(action.names)
+    if action.kind is ActionKind.RECLAIM:
+        return f"page cache in {action.domain}"
     known = action.blob or (f"pid {action.pid}" if action.pid is not None else "")
     return action.runtime or known[:19] or action.model or "Ollama"

@@ -36,6 +36,7 @@ from ollama_guard.hands.link import Dispatcher, Parts
 from ollama_guard.hands.models import Known, Models
 from ollama_guard.hands.quarantine import Known as Names
 from ollama_guard.hands.quarantine import Quarantine
+from ollama_guard.hands.reclaiming import Reclaimer
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.runtimes import Runtimes
 from ollama_guard.hands.watch import OllamaWatch
@@ -124,6 +125,7 @@ def build(
             boottime,
         ),
         alerts=Alerts(state_dir, policy.notify, scales, mailbox, boottime),
+        reclaimer=Reclaimer(mailbox, channel.send, boottime),
     )
     logger.listener = lambda event: mailbox.put(lambda: parts.alerts.noticed(noticed(event)))
     dispatcher = Dispatcher(channel, mailbox, parts, policy, boottime)
