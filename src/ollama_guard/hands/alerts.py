@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from ollama_guard.control.apps import Answer
@@ -72,9 +72,7 @@ class Alerts:
         self._mailbox = mailbox
         self._clock = clock
         self._post = post
-        self._files = Lane("alert files", 1, mailbox, clock)
-        self._lane = Lane("alerts", 1, mailbox, clock)
-        self._tests = Lane("alert tests", 1, mailbox, clock)
+        self._lanes: list[Lane] = []
         self._numbers = itertools.count()
         self._gathering: deque[tuple[Noticed, float]] = deque()
         self._waiting: deque[_Alert] = deque()
@@ -106,7 +104,7 @@ class Alerts:
 
     def step(self) -> None:
         """Do what is due; never waits."""
-        for lane in (self._files, self._lane, self._tests):
+        for lane in self._lanes:
             lane.check()
         if not self._policy.webhook:
             return
@@ -146,6 +144,23 @@ class Alerts:
         self._mailbox.put(begin)
         done.wait(deadline_seconds)
         return answers[0] if answers else None
+
+    @cached_property
+    def _files(self) -> Lane:
+        return self._opened("alert files")
+
+    @cached_property
+    def _lane(self) -> Lane:
+        return self._opened("alerts")
+
+    @cached_property
+    def _tests(self) -> Lane:
+        return self._opened("alert tests")
+
+    def _opened(self, name: str) -> Lane:
+        """A lane at its first use: who wants no alerts has no threads for them."""
+        self._lanes.append(Lane(name, 1, self._mailbox, self._clock))
+        return self._lanes[-1]
 
     def _ready(self) -> bool:
         return bool(self._waiting) and self._sending is None

@@ -43,17 +43,21 @@ class Reclaimer:
         self._send = send
         self._clock = clock
         self._proc = Path(proc)
-        self._lane = Lane("reclaim", 1, mailbox, clock)
+        self._mailbox = mailbox
+        self._lane: Lane | None = None
 
     def act(self, action: Action) -> None:
         """Start one action; its Outcome follows."""
+        if self._lane is None:  # most machines never need it, nor its thread
+            self._lane = Lane("reclaim", 1, self._mailbox, self._clock)
         self._lane.submit(
             lambda: self._reclaim(action), action.deadline_at, lambda result: self._report(action, result)
         )
 
     def check(self) -> None:
         """Give up calls that are overdue."""
-        self._lane.check()
+        if self._lane is not None:
+            self._lane.check()
 
     def _reclaim(self, action: Action) -> int:
         """Bytes that the kernel took, in the lane."""
