@@ -23,7 +23,6 @@ from ollama_guard.core.model import (
     Outcome,
     OutcomeKind,
     Request,
-    Rung,
     ServerReading,
 )
 from ollama_guard.core.policy import Policy
@@ -137,9 +136,8 @@ class Loop:
         self._tick_at = now + self._fail_seconds
         requests = (self._requests.popleft(),) if self._requests else ()
         decision, wavered = mind.think(self.told, requests)
+        self.outfit.keep_state()  # what people are answered, and a playbook's step that is posted, survives us
         self.answers.decided(decision)
-        if any(action.rung is Rung.PLAYBOOK for action in decision.actions):
-            self.outfit.keep_state()  # where the playbook stands survives us from before its step is posted
         if not decision.would:
             for action in decision.actions:
                 self._act(action)
