@@ -20,6 +20,7 @@ from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
 from beds.docker import DockerEngine
 from beds.docker_ollama import ContainerOllama
+from beds.freezer import Freezer
 from beds.http import free_port as find_free_port
 from beds.ollama_install import Installation
 from beds.real_ollama import RealOllama, install_with_models, is_prepared
@@ -199,6 +200,16 @@ def memory_cgroup(request: pytest.FixtureRequest) -> Iterator[Callable[[int], Me
                 _give_up(request, problem)
 
         yield make
+
+
+@pytest.fixture
+def freezer(request: pytest.FixtureRequest) -> Iterator[Freezer]:
+    """A cgroup that can be frozen; it thaws and goes with the test."""
+    try:
+        with Freezer() as made:
+            yield made
+    except BedUnavailable as problem:
+        _give_up(request, problem)
 
 
 @pytest.fixture

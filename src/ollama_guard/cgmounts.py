@@ -17,8 +17,8 @@ class Mount:
     point: str
 
 
-def parse_mounts(mountinfo: bytes) -> tuple[Mount, ...]:
-    """The cgroup v2 trees and the v1 trees of the memory controller in a /proc/PID/mountinfo text."""
+def parse_mounts(mountinfo: bytes, controller: bytes = b"memory") -> tuple[Mount, ...]:
+    """The cgroup v2 trees and the v1 trees of one controller in a /proc/PID/mountinfo text."""
     mounts = []
     for line in mountinfo.split(b"\n"):
         before, _, after = line.partition(b" - ")
@@ -27,7 +27,7 @@ def parse_mounts(mountinfo: bytes) -> tuple[Mount, ...]:
             continue
         if right[0] == b"cgroup2":
             mounts.append(Mount(2, _unescaped(left[3]), _unescaped(left[4])))
-        elif right[0] == b"cgroup" and b"memory" in right[2].split(b","):
+        elif right[0] == b"cgroup" and controller in right[2].split(b","):
             mounts.append(Mount(1, _unescaped(left[3]), _unescaped(left[4])))
     return tuple(mounts)
 

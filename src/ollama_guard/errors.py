@@ -9,7 +9,8 @@ GuardError
 │   (kinds: refused, timeout, too_large, bad_answer, http_error, not_found, redirect)
 ├── RuntimeFailed          Docker, systemd or a process did not do what it was asked; ``kind`` names how
 │   (kinds: absent, denied, gone, masked, hanging, stuck, refused, unsupported, bad_answer)
-└── StoreFailed            a manifest can't be read, renamed or put back
+├── StoreFailed            a manifest can't be read, renamed or put back
+└── AlertFailed            the owner's webhook did not take an alert, or an alert can't be kept on disk
 """
 
 from __future__ import annotations
@@ -57,3 +58,7 @@ class RuntimeFailed(GuardError):
 
 class StoreFailed(GuardError):
     """Ollama's model store can't be read or changed; the message says which file and why."""
+
+
+class AlertFailed(GuardError):
+    """An alert was not taken, or can't be kept; the message names the webhook's host, never its URL."""

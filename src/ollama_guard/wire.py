@@ -205,11 +205,21 @@ class Recorded:
     starts: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """sentinel -> hands: an event that a person should know of at once; ``wall`` is when it happened."""
+
+    name: str
+    message: str
+    wall: float
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
 Message = (
     Beat | ApiObserved | CatalogueObserved | OutcomeReported | RequestPosted | TraceWanted
     | ActionPosted | PollWanted | Replied | StatusPosted | PolicyPosted | Recorded
     | FootprintsObserved | FootprintsLearned | SceneWanted | SceneTold
-    | RuntimesObserved | StoreObserved | ServersTold
+    | RuntimesObserved | StoreObserved | ServersTold | Noticed
 )  # fmt: skip
 
 LATEST_WINS = (

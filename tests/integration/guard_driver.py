@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ollama_guard.core.codec import from_plain
-from ollama_guard.core.model import RunnerReading, Snapshot
+from ollama_guard.core.model import RunnerReading, ServerReading, Snapshot
 from ollama_guard.core.pace import Glance
 from ollama_guard.core.policy import Policy
 from ollama_guard.sentinel import lock
@@ -63,12 +63,19 @@ class FileSenses:
 
     def still_the_same(self, pid: int, expected: RunnerReading) -> str:
         """The real start time."""
+        return self._same(pid, expected.start_ticks)
+
+    def _same(self, pid: int, start_ticks: int) -> str:
         try:
             stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         except OSError:
             return "it is gone"
-        same = stat[0] != "Z" and int(stat[19]) == expected.start_ticks
+        same = stat[0] != "Z" and int(stat[19]) == start_ticks
         return "" if same else "another process"
+
+    def still_the_server(self, pid: int, expected: ServerReading) -> str:
+        """The real start time."""
+        return self._same(pid, expected.start_ticks)
 
     def capabilities(self) -> tuple[Fact, ...]:
         """One."""

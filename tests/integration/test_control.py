@@ -108,6 +108,26 @@ def test_two_wishes_at_a_time_get_each_their_own_answer(hands: HandsBed) -> None
     }
 
 
+def test_wishes_that_wait_in_line_are_no_news_for_the_log(hands: HandsBed) -> None:
+    """Four threads serve the socket, so the rest of these stand in the library's queue."""
+
+    def wish(name: str) -> None:
+        hands.ask("control.sock", "POST", "/unload", json.dumps({"model": name}))
+
+    threads = [threading.Thread(target=wish, args=(f"m{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    answered = 0
+    while answered < len(threads):
+        until(lambda: len(hands.told(RequestPosted)) > answered)  # noqa: B023 - it is called at once
+        request = hands.told(RequestPosted)[answered].request
+        hands.channel.send(Replied(request.id, ok=True, text=request.model))
+        answered += 1
+    for thread in threads:
+        thread.join()
+    assert [event for event in hands.events() if event.get("source", "").startswith("waitress")] == []
+
+
 def test_a_sentinel_that_does_not_answer_is_a_503_in_bounded_time(hands: HandsBed) -> None:
     started = time.monotonic()
     code, answer = hands.ask("control.sock", "POST", "/resume")

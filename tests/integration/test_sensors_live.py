@@ -4,8 +4,9 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,8 @@ import pytest
 
 from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
-from ollama_guard.core.model import ApiReading, RunnerReading, Snapshot
+from beds.freezer import Freezer
+from ollama_guard.core.model import ApiReading, RunnerReading, ServerReading, Snapshot
 from ollama_guard.core.policy import OllamaPolicy, Policy
 from ollama_guard.sentinel.sensors import Sensors
 from ollama_guard.sentinel.sensors.psi import Trigger
@@ -23,6 +25,14 @@ PATIENCE_SECONDS = 10.0
 # The sensors see the whole machine: runners of the same test in another process have another blob.
 DIGEST = f"{os.getpid():064x}"
 MIB = 1024**2
+TRACER = """
+import ctypes, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+seize = 0x4206  # PTRACE_SEIZE: attaches without stopping it
+if libc.ptrace(seize, int(sys.argv[1]), None, None) == 0:
+    print("attached", flush=True)
+signal.pause()
+"""
 
 
 class Machine:
@@ -262,3 +272,40 @@ def test_a_trigger_whose_cgroup_went_away_is_closed_and_opened_again_with_back_o
     finally:
         trigger.close()
         watches.close()
+
+
+def test_a_debugger_on_the_server_is_seen(machine: Machine, guarded: Guarded) -> None:
+    server = machine.serve()
+    guarded.until(server, 0)
+    tracer = subprocess.Popen([sys.executable, "-c", TRACER, str(server)], stdout=subprocess.PIPE)
+    try:
+        assert tracer.stdout is not None
+        assert tracer.stdout.readline() == b"attached\n"
+        held_by(guarded, server, lambda reading: reading.traced)
+    finally:
+        tracer.kill()
+        tracer.communicate()
+    held_by(guarded, server, lambda reading: not reading.traced)
+
+
+def test_a_server_in_a_frozen_cgroup_is_seen(machine: Machine, guarded: Guarded, freezer: Freezer) -> None:
+    """What `docker pause` does, in whichever tree has a freezer here."""
+    server = machine.serve()
+    guarded.until(server, 0)
+    freezer.take(server)
+    assert not held_by(guarded, server, lambda _: True).frozen
+    freezer.freeze()
+    held_by(guarded, server, lambda reading: reading.frozen)
+    freezer.thaw()
+    held_by(guarded, server, lambda reading: not reading.frozen)
+
+
+def held_by(guarded: Guarded, pid: int, fits: Callable[[ServerReading], bool]) -> ServerReading:
+    """The reading of a server once it is so; the look at it is up to a second old."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        server = next(server for server in guarded.look().servers if server.pid == pid)
+        if fits(server):
+            return server
+        assert time.monotonic() < deadline, server
+        guarded.wait(0.1)

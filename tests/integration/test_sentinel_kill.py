@@ -9,11 +9,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Rung, RunnerReading
+from beds.freezer import Freezer
+from ollama_guard.core.model import (
+    Action,
+    ActionKind,
+    Outcome,
+    OutcomeKind,
+    Rung,
+    RunnerReading,
+    ServerReading,
+)
 from ollama_guard.sentinel import selftest
 from ollama_guard.sentinel.clock import boottime
 from ollama_guard.sentinel.poller import Poller
@@ -41,6 +51,13 @@ def recheck(pid: int, expected: RunnerReading) -> str:
     return "it is gone"
 
 
+def recheck_server(pid: int, expected: ServerReading) -> str:
+    """As `recheck`."""
+    with suppress(OSError):
+        return "" if start_ticks(pid) == expected.start_ticks else "it started at another time"
+    return "it is gone"
+
+
 class Bench:
     """A kill rung with its reaper, and victims of known size."""
 
@@ -48,7 +65,7 @@ class Bench:
         self.poller = Poller()
         self.reaper = Reaper()
         self.reaper.start()
-        self.reflexes = Reflexes(self.poller, self.reaper, recheck)
+        self.reflexes = Reflexes(self.poller, self.reaper, recheck, recheck_server)
         self.victims: list[subprocess.Popen[bytes]] = []
 
     def victim(self, size: int = 4 * MIB) -> subprocess.Popen[bytes]:
@@ -66,8 +83,16 @@ class Bench:
             pid, start_ticks(pid), boottime(), os.getpid(), proven=True, proof="a test's child"
         )
 
+    def server(self, pid: int) -> ServerReading:
+        """The same for a server."""
+        return ServerReading(pid, start_ticks(pid), 0, "/", "a test's child")
+
     def action(
-        self, runner: RunnerReading, kind: ActionKind = ActionKind.KILL, number: int = 1, seconds: float = 5.0
+        self,
+        runner: RunnerReading | ServerReading,
+        kind: ActionKind = ActionKind.KILL,
+        number: int = 1,
+        seconds: float = 5.0,
     ) -> Action:
         """An action about it."""
         return Action(
@@ -257,6 +282,96 @@ def test_without_a_reaper_a_kill_still_works(bench: Bench) -> None:
     bench.reflexes.kill(bench.action(runner), runner, boottime())
     assert bench.outcomes()[0].kind is OutcomeKind.DONE
     assert bench.reaper.dropped == 1
+
+
+def test_a_killed_server_takes_its_own_runners_with_it_and_nobody_else(bench: Bench) -> None:
+    """SIGKILL of a server leaves its runners behind, with all their memory (facts 2.7)."""
+    server, others = bench.server(bench.victim().pid), bench.victim()
+    own, orphan = bench.runner(bench.victim(60 * MIB).pid), bench.runner(bench.victim().pid)
+    own = replace(own, server_pid=server.pid)
+    unproven = replace(bench.runner(others.pid), server_pid=server.pid, proven=False)
+    alien = replace(bench.runner(bench.victim().pid), server_pid=1)
+    action = bench.action(server, ActionKind.KILL_SERVER)
+    assert bench.reflexes.kill_server(action, server, (own, orphan, unproven, alien), boottime()) is None
+    (outcome,) = bench.outcomes()
+    assert outcome.kind is OutcomeKind.DONE, outcome.detail
+    assert "1 runner of it as well" in outcome.detail
+    assert outcome.freed_bytes >= 60 * MIB
+    ended = {process.pid for process in bench.victims if process.poll() is not None}
+    assert ended == {server.pid, own.pid}
+
+
+def test_a_server_pid_that_somebody_else_has_now_is_not_signalled_and_no_runner_is(bench: Bench) -> None:
+    server = bench.server(bench.victim().pid)
+    wrong = replace(server, start_ticks=server.start_ticks - 1)
+    runner = replace(bench.runner(bench.victim().pid), server_pid=server.pid)
+    outcome = bench.reflexes.kill_server(
+        bench.action(wrong, ActionKind.KILL_SERVER), wrong, (runner,), boottime()
+    )
+    assert outcome is not None
+    assert (outcome.kind, "another time" in outcome.detail) == (OutcomeKind.SKIPPED, True)
+    assert [process.poll() for process in bench.victims] == [None, None]
+
+
+def test_a_runner_that_is_another_process_by_now_survives_its_supposed_server(bench: Bench) -> None:
+    server = bench.server(bench.victim().pid)
+    stranger = replace(bench.runner(bench.victim().pid), server_pid=server.pid, start_ticks=1)
+    bench.reflexes.kill_server(bench.action(server, ActionKind.KILL_SERVER), server, (stranger,), boottime())
+    (outcome,) = bench.outcomes()
+    assert (outcome.kind, "runner" in outcome.detail) == (OutcomeKind.DONE, False)
+    assert bench.victims[1].poll() is None
+
+
+def test_a_server_that_is_not_in_the_snapshot_is_not_signalled(bench: Bench) -> None:
+    server = bench.server(bench.victim().pid)
+    outcome = bench.reflexes.kill_server(bench.action(server, ActionKind.KILL_SERVER), None, (), boottime())
+    assert outcome is not None
+    assert outcome.kind is OutcomeKind.SKIPPED
+    assert bench.victims[0].poll() is None
+
+
+def test_a_server_in_the_kernel_fails_with_a_sentence_that_says_so(bench: Bench, freezer: Freezer) -> None:
+    """A frozen v1 cgroup stands in for a disk that never answers: state D, and SIGKILL waits."""
+    victim, child = bench.victim(), bench.victim()
+    server = bench.server(victim.pid)
+    runner = replace(bench.runner(child.pid), server_pid=server.pid)
+    if not freezer.is_v1:
+        pytest.skip("a frozen process of a v2 cgroup can be killed")
+    freezer.take(victim.pid)
+    freezer.freeze()
+    action = bench.action(server, ActionKind.KILL_SERVER, seconds=0.5)
+    assert bench.reflexes.kill_server(action, server, (runner,), boottime()) is None
+    (outcome,) = bench.outcomes()
+    assert outcome.kind is OutcomeKind.FAILED
+    assert "in the kernel (state D)" in outcome.detail
+    assert child.wait(1) == -signal.SIGKILL
+    assert victim.poll() is None
+    freezer.thaw()
+    assert victim.wait(5) == -signal.SIGKILL
+
+
+def test_a_server_is_gone_even_if_a_runner_of_it_hangs_in_the_kernel(bench: Bench, freezer: Freezer) -> None:
+    server, child = bench.server(bench.victim().pid), bench.victim()
+    runner = replace(bench.runner(child.pid), server_pid=server.pid)
+    if not freezer.is_v1:
+        pytest.skip("a frozen process of a v2 cgroup can be killed")
+    freezer.take(child.pid)
+    freezer.freeze()
+    action = bench.action(server, ActionKind.KILL_SERVER, seconds=0.5)
+    bench.reflexes.kill_server(action, server, (runner,), boottime())
+    (outcome,) = bench.outcomes()
+    assert outcome.kind is OutcomeKind.DONE
+    assert f"pid {child.pid}" in outcome.detail
+    assert "in the kernel (state D)" in outcome.detail
+    freezer.thaw()
+
+
+def test_what_hands_do_to_a_server_is_ended_by_their_word_alone(bench: Bench) -> None:
+    server = bench.server(bench.victim().pid)
+    stop = bench.action(server, ActionKind.STOP)
+    assert bench.reflexes.watch(stop, None, boottime()) is None
+    done = Outcome(1, OutcomeKind.DONE, boottime())
+    assert bench.reflexes.reported(done) == done
 
 
 def test_the_self_test_runs_the_whole_kill_path(bench: Bench) -> None:

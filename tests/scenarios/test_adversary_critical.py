@@ -6,15 +6,18 @@ from dataclasses import replace
 
 import pytest
 
+from ollama_guard.core import narrate
 from ollama_guard.core.decide import absorb, decide
 from ollama_guard.core.model import (
     CONTAINER,
     ActionKind,
+    Decision,
     Level,
     Outcome,
     OutcomeKind,
     Preference,
     Rung,
+    Snapshot,
 )
 from ollama_guard.core.policy import GIB, MIB, ModelRule, Policy, Protect
 from ollama_guard.core.state import Durable, State
@@ -83,7 +86,20 @@ def test_a_container_at_critical_with_its_budget_spent_holds_and_says_so() -> No
     world.play(20)
     assert world.state.domains[CONTAINER].urgent is Level.CRITICAL
     assert not world.acted()
-    assert any("budget" in d.reason for d in world.decisions)
+    held = [decision for decision in world.decisions if "budget" in decision.reason]
+    assert held
+    assert all(decision.gave_up for decision in held)
+
+
+def test_a_guard_that_gives_up_alerts_once_however_long_it_holds() -> None:
+    before, snapshot = State(), Snapshot(1000.0, 0.0)
+    alerts = []
+    for second in range(200):
+        held = Decision(1000.0 + second, 0.0, Level.CRITICAL, Rung.HOLD, "hold", gave_up=True)
+        alerts += [event for event in narrate.events(before, before, held, snapshot) if event.alerts]
+        told = held.at if narrate.tells_hold(before, held) else before.hold_told_at
+        before = replace(before, last_decision=held, hold_told_at=told)
+    assert [event.name for event in alerts] == ["decision.held"]
 
 
 def test_the_same_at_the_host_kills_all_the_same() -> None:

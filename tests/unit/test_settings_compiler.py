@@ -97,6 +97,11 @@ BAD = [
     ("[ollama]\ncgroup = '/a/../b'\n", ["is no cgroup"]),
 ]
 
+SECRETS = [
+    "ftp://x/s3cret", "x/s3cret", "http:///s3cret", "http://x:0/s3cret", "http://[::1/s3cret",
+    "http://x/s3cret key", "https://x/s3cret\\u0000", "https://x/s3cretü",
+]  # fmt: skip
+
 BAD_URLS = [
     "", "localhost:11434", "127.0.0.1:11434", "ftp://x:1", "http://", "http://:11434", "http://x:0", "http://x:65536",
     "http://x:port", "http://user:secret@x", "http://x/api", "http://x?a=b", "http://x#f", "http://a b", "http://ü",
@@ -108,6 +113,28 @@ def problems(text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         compile_text(text, "my.toml")
     return caught.value.problems
+
+
+@pytest.mark.parametrize("webhook", SECRETS)
+def test_a_wrong_webhook_is_named_and_never_repeated(webhook: str) -> None:
+    """What is wrong with a file ends up in logs, and a webhook's URL is often its key."""
+    (problem,) = problems(f'[notify]\nwebhook = "{webhook}"\n')
+    assert problem.startswith(
+        "my.toml, line 2: notify.webhook is no such URL; allowed: an http:// or https://"
+    )
+    assert "s3cret" not in problem
+
+
+def test_a_webhook_in_the_place_of_its_table_is_not_repeated_either() -> None:
+    (problem,) = problems('notify = "https://x/s3cret"\n')
+    assert "notify" in problem
+    assert "s3cret" not in problem
+
+
+def test_a_webhook_is_taken_as_it_is_written() -> None:
+    webhook = "https://me:key@chat.example.org:8443/hooks/a?b=c"
+    policy = compile_text(f'[notify]\nwebhook = "{webhook}"\ntimeout = "3s"\n', "my.toml")
+    assert (policy.notify.webhook, policy.notify.timeout_seconds) == (webhook, 3.0)
 
 
 def test_an_empty_file_is_the_built_in_policy() -> None:

@@ -15,6 +15,7 @@ from ollama_guard.core.policy import (
     Authority,
     CapPolicy,
     ModelRule,
+    NotifyPolicy,
     OllamaPolicy,
     PlaybookPolicy,
     Policy,
@@ -117,6 +118,10 @@ def policies(draw: st.DrawFn) -> Policy:
             draw(st.booleans()),
             draw(seconds(60, 7 * 86400)),
         ),
+        notify=NotifyPolicy(
+            draw(st.sampled_from(["", "http://x", "https://a:b@x.org:8/c?d=e&f"])), draw(seconds(1, 60))
+        ),
+        runners_die_first=draw(st.booleans()),
         models=draw(st.dictionaries(names, rules, max_size=3)),
         transition_seconds=draw(seconds(0, 3600)),
         min_reclaim_ratio=draw(st.integers(0, 500).map(lambda n: n / 1000)),

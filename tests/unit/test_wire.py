@@ -42,6 +42,7 @@ MESSAGES: list[wire.Message] = [
     wire.FootprintsLearned((Lesson(KEY, vram_bytes=0, uses=1),)),
     wire.StatusPosted({"level": "ok", "domains": [{"available_bytes": 5}], "unknown": {}}),
     wire.PolicyPosted(Policy(models={"m": ModelRule(Preference.OMIT)})),
+    wire.Noticed("blob.condemned", "big is condemned", 1.5, {"blob": BLOB, "seconds": 600.0}),
     wire.TraceWanted(wanted=True, continues=True, lost=3),
     wire.Recorded('{"now":1.0}\n', 1, Level.HARD, starts=True),
 ]

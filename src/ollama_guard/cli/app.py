@@ -17,6 +17,7 @@ from ollama_guard.cli import (
     healthcheck,
     look,
     models,
+    notify,
     playbook,
     quarantine,
     replay,
@@ -42,6 +43,7 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard healthcheck          is the guard well? (for Docker and scripts)
   ollama-guard pause 30min          leave Ollama alone for a while
   ollama-guard playbook show freeze what would be done if Ollama froze?
+  ollama-guard notify test          do alerts reach me?
   ollama-guard demo                 watch it at work for a minute, safely
   ollama-guard replay FILE          decide again on what was recorded
   ollama-guard quarantine list      which models are hidden from clients, and why?
@@ -60,7 +62,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine):
+for group in (run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine, notify):
     group.register(app)
 
 

@@ -19,6 +19,8 @@ NAME_LIMIT = 1000
 ANSWER_SECONDS = 10.0
 # The same for its scene, which it tells at once; those who ask wait for 5 s in all.
 SCENE_SECONDS = 3.0
+# The same for what hands do themselves: the longest time-out of a webhook, and a little.
+OWN_SECONDS = 65.0
 
 # Seconds that a verb may take beyond that: undoing all that was set takes as long as its slowest part.
 SECONDS = {"release": 120.0, "quarantine": DEADLINE_SECONDS, "restore": DEADLINE_SECONDS}
@@ -31,6 +33,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "release": (),
     "quarantine": ("model",),
     "restore": ("model",),
+    "notify": (),
 }
 
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict",
@@ -80,6 +83,9 @@ class Asker(Protocol):
         """Wait for the answer; None when none came within the deadline."""
 
 
+Own = Callable[[float], Answer | None]
+
+
 class _BadRequest(ValueError):
     """A body that can't be understood; the sentence says which key, and what is allowed."""
 
@@ -119,8 +125,14 @@ def _listing(start: StartResponse, document: dict[str, Any] | None) -> Iterable[
     return _respond(start, 200, document)
 
 
-def control_app(asker: Asker, unload_seconds: Callable[[], float]) -> Application:
-    """``POST`` of each of `VERBS`; ``unload_seconds`` says how long an unload may take."""
+def control_app(
+    asker: Asker, unload_seconds: Callable[[], float], own: Mapping[str, Own] | None = None
+) -> Application:
+    """``POST`` of each of `VERBS`; ``unload_seconds`` says how long an unload may take.
+
+    ``own`` are the verbs that this process carries out by itself; the others go to the sentinel.
+    """
+    granted = own or {}
 
     def app(environ: Environ, start: StartResponse) -> Iterable[bytes]:
         verb = str(environ.get("PATH_INFO", ""))[1:]
@@ -134,9 +146,13 @@ def control_app(asker: Asker, unload_seconds: Callable[[], float]) -> Applicatio
         except _BadRequest as problem:
             return _refuse(start, 400, str(problem))
         limit = ANSWER_SECONDS + (unload_seconds() if verb == "unload" else SECONDS.get(verb, 0.0))
-        answer = asker.ask(verb, model, seconds, limit)
+        if verb in granted:
+            limit, answer = OWN_SECONDS, granted[verb](OWN_SECONDS)
+        else:
+            answer = asker.ask(verb, model, seconds, limit)
         if answer is None:
-            return _refuse(start, 503, f"the sentinel did not answer within {limit:.0f} s")
+            who = "hands" if verb in granted else "the sentinel"
+            return _refuse(start, 503, f"{who} did not answer within {limit:.0f} s")
         body = {"ok": answer.ok, "text": answer.text, "detail": dict(answer.detail)}
         return _respond(start, 200 if answer.ok else 409, body)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import logging
 import os
 import socket
 import threading
@@ -28,6 +29,9 @@ _CONNECTION_LIMIT = 64
 _IDLE_SECONDS = 5
 # Seconds between two looks at idle connections.
 _LOOP_SECONDS = 5
+
+# A wish that waits in line is served next: no news for the log, as the server's own library has it.
+logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 
 class Face:

@@ -21,14 +21,23 @@ def refusal(scene: Scene, reading: DomainReading) -> str:
     """Why a kill is not allowed now, or "" if it is."""
     if reading.name == HOST and scene.domain(HOST).urgent >= Level.CRITICAL:
         return ""
-    recent = [at for at in scene.state.durable.fruitless_kills if scene.now - at < HOUR_SECONDS]
+    recent = _recent(scene)
     if not recent:
         return ""
-    if len(recent) >= scene.policy.kills_per_hour:
+    if is_exhausted(scene):
         return f"{count_text(len(recent), 'kill')} in the last hour freed nothing, which is the budget"
     pause = min(FIRST_PAUSE_SECONDS * 2 ** min(len(recent) - 1, 20), HOUR_SECONDS)
     left = pause - (scene.now - recent[-1])
     return f"the last kill freed nothing, the next may come in {seconds_text(left)}" if left > 0 else ""
+
+
+def is_exhausted(scene: Scene) -> bool:
+    """Whether as many kills as are allowed in an hour freed nothing."""
+    return len(_recent(scene)) >= scene.policy.kills_per_hour
+
+
+def _recent(scene: Scene) -> list[float]:
+    return [at for at in scene.state.durable.fruitless_kills if scene.now - at < HOUR_SECONDS]
 
 
 def after(durable_kills: tuple[float, ...], action: Action, outcome: Outcome) -> tuple[float, ...]:

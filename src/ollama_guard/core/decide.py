@@ -85,6 +85,7 @@ def decide(policy: Policy, state: State, snapshot: Snapshot) -> tuple[State, Dec
         disruptive=draft.rung in DISRUPTIVE,
         domain=draft.domain,
         replies=(*replies, *by_hand.replies),
+        gave_up=draft.gave_up,
     )
     return _commit(scene, decision, draft.announce), decision
 

@@ -25,8 +25,14 @@ EVENT_NAMES = frozenset(
         "ollama.lost", "ollama.found", "hands.restarted", "config.reloaded", "config.rejected",
         "pause.started", "pause.ended", "request.answered",
         "runtime.found", "runtime.failed", "runner.lost", "model.returned",
+        "alert.sent", "alert.failed", "memory.reclaimed",
     }
 )  # fmt: skip
+
+ALERTED = frozenset(
+    {"playbook.started", "playbook.finished", "blob.condemned", "model.quarantined", "model.restored"}
+)
+"""What a person should know of at once: these go to the owner's webhook as well (`[notify]`)."""
 
 
 class Priority(IntEnum):
@@ -47,6 +53,11 @@ class Event:
     message: str
     priority: Priority = Priority.INFO
     fields: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def alerts(self) -> bool:
+        """Whether the owner's webhook is told of it; also whatever says that the guard has given up."""
+        return self.name in ALERTED or bool(self.fields.get("gave_up"))
 
 
 def one_line(text: str, limit: int = 2000) -> str:

@@ -1,14 +1,15 @@
 """The ladder: the least harm that suffices in time, as a draft that `decide` turns into actions.
 
 Order: a condemned blob at birth; a load that can't fit; relief of the shortest domain (unload idle,
-drain busy, kill one); a ghost entry; the cap; nothing. One draft a tick, one kill at a time.
+reclaim page cache, drain busy, kill one); a ghost entry; the cap; nothing. One draft a tick, one kill at a
+time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ollama_guard.core import budgets, condemned, loads, victims
+from ollama_guard.core import budgets, condemned, loads, reclaim, victims
 from ollama_guard.core.model import (
     Action,
     ActionKind,
@@ -29,6 +30,7 @@ class Draft:
 
     ``prepared`` are actions that are not about a runner, complete but for their id. ``announce`` is the key
     of what is only told, once; ``must`` is done in any mode (a run that has stopped Ollama starts it again).
+    ``gave_up`` as in `Decision`.
     """
 
     rung: Rung
@@ -40,6 +42,7 @@ class Draft:
     prepared: tuple[Action, ...] = ()
     announce: str = ""
     must: bool = False
+    gave_up: bool = False
 
 
 NOTHING = Draft(Rung.NONE, "nothing to do")
@@ -101,6 +104,12 @@ def _bring(scene: Scene, reading: DomainReading, level: Level, need: int, facts:
         return Draft(Rung.UNLOAD_IDLE, reason, ActionKind.UNLOAD, tuple(chosen), reading.name)
     if level is Level.CRITICAL:
         return _kill(scene, reading, need, facts)
+    cache = reclaim.wanted_bytes(scene, reading, level, need)
+    if cache:
+        of = f"of {bytes_text(reading.cache_bytes or 0)} of page cache that counts as used"
+        reason = f"{facts}: nothing idle is left, reclaim the {bytes_text(cache)} wanted {of}"
+        action = reclaim.action(scene, reading, cache, reason)
+        return Draft(Rung.RECLAIM, reason, action.kind, domain=reading.name, prepared=(action,))
     if level is Level.HARD:
         return _drain(scene, reading, need, facts)
     return Draft(Rung.HOLD, f"{facts}: hold, {_why_not_idle(scene, reading)}", domain=reading.name)
@@ -140,7 +149,8 @@ def _kill(scene: Scene, reading: DomainReading, need: int, facts: str) -> Draft:
         return Draft(Rung.HOLD, f"{facts}: hold, {_why_nobody(scene, reading)}", domain=reading.name)
     refusal = budgets.refusal(scene, reading)
     if refusal:
-        return Draft(Rung.HOLD, f"{facts}: hold, {refusal}", domain=reading.name)
+        exhausted = budgets.is_exhausted(scene)
+        return Draft(Rung.HOLD, f"{facts}: hold, {refusal}", domain=reading.name, gave_up=exhausted)
     rung = Rung.ABORT_LOAD if victim.activity is Activity.LOADING else Rung.KILL_RUNNER
     verb = "abort the load of" if rung is Rung.ABORT_LOAD else "kill the runner of"
     reason = f"{facts}: {verb} {_describe(victim)}, {bytes_text(need)} wanted and nothing milder is in time"

@@ -72,6 +72,7 @@ class Rung(StrEnum):
     NONE = "none"
     HOLD = "hold"
     CAP = "cap"
+    RECLAIM = "reclaim"
     UNLOAD_IDLE = "unload_idle"
     ABORT_LOAD = "abort_load"
     DRAIN_BUSY = "drain_busy"
@@ -113,7 +114,8 @@ class DomainReading:
 
     ``available_bytes`` is None when it could not be read or was absurd; ``reason`` says why.
     ``psi_*`` are percentages (0..100) over 10 s. ``oom_kills`` is the kernel's running count.
-    ``refaults`` counts pages (a running total), from which thrash is seen.
+    ``refaults`` counts pages (a running total), from which thrash is seen. ``cache_bytes`` is page cache that
+    counts as used while some of it is read back, where the kernel could be asked to take it (None: it can't).
     """
 
     name: str
@@ -126,6 +128,7 @@ class DomainReading:
     refaults: int | None = None
     swap_free_bytes: int | None = None
     path: str = ""
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +286,8 @@ class Action:
     least that the blob is known to need when loaded. ``footprint`` is the victim's row of the ledger,
     ``measured_seconds`` how long unloads of it took (None: never measured); with ``cuts_answer`` somebody is
     being answered. On a server: ``runtime`` is its name, ``environment`` all lines that its environment
-    file is to have (nothing else stays in it), ``limits`` those of its cgroup.
+    file is to have (nothing else stays in it), ``limits`` those of its cgroup. ``cgroup`` is the directory
+    whose page cache is reclaimed.
     """
 
     id: int
@@ -304,6 +308,7 @@ class Action:
     measured_seconds: float | None = None
     cuts_answer: bool = False
     runtime: str = ""
+    cgroup: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     limits: Limits | None = None
 
@@ -340,7 +345,7 @@ class Decision:
     ``actions`` with a ``request_id`` are answered when their outcome is known; ``replies`` at once.
 
     ``would`` is True when the owner's word (observe, paused) keeps the actions from being done:
-    then ``actions`` is what would have been done.
+    then ``actions`` is what would have been done. ``gave_up``: a budget is used up, and a person should look.
     """
 
     at: float
@@ -353,6 +358,7 @@ class Decision:
     disruptive: bool = False
     domain: str = ""
     replies: tuple[Reply, ...] = ()
+    gave_up: bool = False
 
     def same_as(self, other: Decision) -> bool:
         """Whether a second look came to the same answer: same rung on the same targets."""

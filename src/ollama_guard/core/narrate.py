@@ -184,6 +184,7 @@ def _decision(before: State, decision: Decision) -> list[Event]:
         "level": decision.level.word,
         "domain": decision.domain or None,
         "would": decision.would or None,
+        "gave_up": (decision.gave_up and not (last and last.gave_up)) or None,
         "blob": ", ".join(a.blob or "?" for a in decision.actions if a.blob or not a.runtime) or None,
         "names": ", ".join(" = ".join(action.names) for action in decision.actions) or None,
     }
@@ -211,7 +212,7 @@ def tells_hold(before: State, decision: Decision) -> bool:
     last = before.last_decision
     if last is None or last.rung is not Rung.HOLD:
         return True
-    if decision.level > last.level:
+    if decision.level > last.level or decision.gave_up > last.gave_up:
         return True
     silent = decision.at - before.hold_told_at
     changed = (last.level, last.domain) != (decision.level, decision.domain)
@@ -256,6 +257,8 @@ def _finished(action: Action, outcome: Outcome) -> Event:
                 Priority.WARNING,
                 fields,
             )
+        case ActionKind.RECLAIM:
+            return Event("memory.reclaimed", f"{freed} of {title} reclaimed", Priority.NOTICE, fields)
         case _:
             return step_done(action, outcome, title)
 
@@ -263,5 +266,7 @@ def _finished(action: Action, outcome: Outcome) -> Event:
 def _title(action: Action) -> str:
     if action.names:
         return " = ".join(action.names)
+    if action.kind is ActionKind.RECLAIM:
+        return f"page cache in {action.domain}"
     known = action.blob or (f"pid {action.pid}" if action.pid is not None else "")
     return action.runtime or known[:19] or action.model or "Ollama"

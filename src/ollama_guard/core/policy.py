@@ -7,7 +7,7 @@ unit, its reason and its evidence here and, in the owner's words, in ``config/ol
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ollama_guard.core.model import HOST, Level, Mode, Preference
@@ -233,6 +233,11 @@ class Policy:
     condemned_seconds: float = 600.0
     condemned_max_seconds: float = 86400.0
     kills_per_hour: int = 6
+    runners_die_first: bool = True
+
+    def without_secrets(self) -> Policy:
+        """The same for other eyes: a trace may be shown to anybody, and a webhook's URL is often its key."""
+        return replace(self, notify=NotifyPolicy())
 
     def thresholds_of(self, domain_name: str) -> Thresholds:
         """The thresholds that judge a domain: the host's own, else those of containers."""

@@ -65,7 +65,8 @@ def _freeze(scene: Scene, mode: Mode, *, busy: bool) -> Plan:
     runtime = runtime_here(scene)
     never = why_never(scene, runtime) or refusal(scene)
     if never or runtime is None:
-        return Plan(durable, Draft(Rung.HOLD, f"Ollama is frozen: {frozen}; hold, {never}"))
+        gave_up = is_exhausted(scene)
+        return Plan(durable, Draft(Rung.HOLD, f"Ollama is frozen: {frozen}; hold, {never}", gave_up=gave_up))
     begun = playbook.begin(scene, Playbook.FREEZE, frozen)
     turn = playbook.proceed(replace(scene, state=replace(scene.state, durable=begun)), word=True, blind=False)
     if turn.action is None:
@@ -84,7 +85,7 @@ def refusal(scene: Scene) -> str:
     runs = recent_runs(scene.state.durable, scene.now)
     if not runs:
         return ""
-    if len(runs) >= scene.policy.playbook.runs_per_hour:
+    if is_exhausted(scene):
         return (
             f"{count_text(len(runs), 'run')} of the playbook in the last hour did not help for good, which "
             "is the budget: somebody has to look"
@@ -92,6 +93,11 @@ def refusal(scene: Scene) -> str:
     pause = back_off_seconds(scene.policy.playbook, len(runs))
     left = pause - (scene.now - (runs[-1].ended_at or runs[-1].started_at))
     return f"the last run has just ended, the next may begin in {seconds_text(left)}" if left > 0 else ""
+
+
+def is_exhausted(scene: Scene) -> bool:
+    """Whether as many runs as are allowed in an hour did not help for good."""
+    return len(recent_runs(scene.state.durable, scene.now)) >= scene.policy.playbook.runs_per_hour
 
 
 def back_off_seconds(policy: PlaybookPolicy, runs: int) -> float:

@@ -126,11 +126,15 @@ class Scene:
         return left is not None and max(expected - self.age(action), expected / 2) > left
 
     def coming_bytes(self, name: str, *, drains: bool) -> int:
-        """What relief under way will still bring back to a domain; drains only where they may count."""
+        """What relief under way will still bring back to a domain; drains only where they may count.
+
+        A reclaim never counts: nobody knows what it brings before it has.
+        """
         return sum(
             action.expected_bytes
             for action in self.in_flight(name)
-            if (drains if action.rung is Rung.DRAIN_BUSY else not self.overdue(action))
+            if action.kind is not ActionKind.RECLAIM
+            and (drains if action.rung is Rung.DRAIN_BUSY else not self.overdue(action))
         )
 
     def coming_in_time_bytes(self, reading: DomainReading) -> int:
@@ -138,7 +142,7 @@ class Scene:
         return sum(
             action.expected_bytes
             for action in self.in_flight(reading.name)
-            if action.rung is not Rung.DRAIN_BUSY and not self.too_late(action, reading)
+            if action.rung not in (Rung.DRAIN_BUSY, Rung.RECLAIM) and not self.too_late(action, reading)
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -36,6 +36,7 @@ class Scribe:
     def header(self, header: Header) -> str:
         """A new start: the next look is told in full."""
         self._last, self._decision = EMPTY, None
+        header = replace(header, policy=header.policy.without_secrets())
         body = {field.name: to_plain(getattr(header, field.name)) for field in fields(Header)}
         return _as_json({"trace": MARK, "format": FORMAT, **body})
 
@@ -65,7 +66,7 @@ class Scribe:
 
     def adopted(self, policy: Policy) -> str:
         """Another policy from here on."""
-        return _as_json({"policy": to_plain(policy)})
+        return _as_json({"policy": to_plain(policy.without_secrets())})
 
 
 @cache

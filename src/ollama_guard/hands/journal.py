@@ -41,9 +41,13 @@ class EventLogger:
         self._write = write
         self.close = close
         self.dropped = 0
+        # Called, in whichever thread, for each event that a person should know of at once.
+        self.listener: Callable[[Event], None] = lambda _: None
 
     def write(self, event: Event) -> None:
         """Render and write one event, or count it as dropped."""
+        if event.alerts:
+            self.listener(event)
         try:
             self._write(self._render(event))
         except OSError:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ollama_guard.channel import Channel
+from ollama_guard.core.model import Action, ActionKind
 from ollama_guard.core.policy import Policy
 from ollama_guard.hands import acting_on_servers
 from ollama_guard.hands.acting import Actor
 from ollama_guard.hands.acting_on_servers import ServerActor
+from ollama_guard.hands.alerts import Alerts
 from ollama_guard.hands.desk import Desk
 from ollama_guard.hands.faces import Meter, StatusBoard, StatusFile
 from ollama_guard.hands.journal import log
@@ -21,6 +23,7 @@ from ollama_guard.hands.lanes import Clock, Mailbox
 from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.models import Models
 from ollama_guard.hands.quarantine import Quarantine
+from ollama_guard.hands.reclaiming import Reclaimer
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.runtimes import Runtimes
 from ollama_guard.hands.watch import OllamaWatch
@@ -30,6 +33,7 @@ from ollama_guard.wire import (
     Beat,
     FootprintsLearned,
     Message,
+    Noticed,
     PolicyPosted,
     PollWanted,
     Recorded,
@@ -70,6 +74,8 @@ class Parts:
     runtimes: Runtimes
     server_actor: ServerActor
     quarantine: Quarantine
+    alerts: Alerts
+    reclaimer: Reclaimer
 
 
 class Dispatcher:
@@ -86,6 +92,7 @@ class Dispatcher:
             parts.watch, parts.file, parts.meter, parts.ledger, parts.recording, parts.scales,
             parts.runtimes,
             parts.quarantine,
+            parts.alerts,
         )  # fmt: skip
         self._beat_at = 0.0
         self._stopping = False
@@ -124,20 +131,29 @@ class Dispatcher:
             part.step()
         self._parts.actor.check()
         self._parts.server_actor.check()
+        self._parts.reclaimer.check()
         now = self._clock()
         if now >= self._beat_at:
             self._beat_at = now + BEAT_SECONDS
             self._channel.send(Beat(now, self._parts.board.sizes.own))
 
+    def _act(self, action: Action) -> None:
+        """Have it done by whose it is."""
+        parts = self._parts
+        if action.kind in acting_on_servers.KINDS:
+            parts.server_actor.act(action)
+        elif parts.quarantine.takes(action):
+            parts.quarantine.act(action, parts.watch.port)
+        elif action.kind is ActionKind.RECLAIM:
+            parts.reclaimer.act(action)
+        else:
+            parts.actor.act(action, parts.watch.port)
+
     def _handle(self, message: Message) -> None:
         parts = self._parts
         match message:
-            case ActionPosted(action) if action.kind in acting_on_servers.KINDS:
-                parts.server_actor.act(action)
-            case ActionPosted(action) if parts.quarantine.takes(action):
-                parts.quarantine.act(action, parts.watch.port)
             case ActionPosted(action):
-                parts.actor.act(action, parts.watch.port)
+                self._act(action)
             case PollWanted(reason, pressed):
                 parts.watch.wanted(reason, pressed=pressed)
             case FootprintsLearned(lessons):
@@ -155,6 +171,9 @@ class Dispatcher:
                 parts.recording.follow(policy.record)
                 parts.runtimes.follow(policy)
                 parts.quarantine.follow(policy)
+                parts.alerts.follow(policy.notify)
+            case Noticed():
+                parts.alerts.noticed(message)
             case Recorded():
                 parts.recording.recorded(message)
             case ServersTold(servers):

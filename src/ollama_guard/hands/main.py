@@ -24,16 +24,19 @@ from ollama_guard.hands import process
 from ollama_guard.hands.acting import Actor
 from ollama_guard.hands.acting_on_servers import ServerActor
 from ollama_guard.hands.adapters.ollama import OllamaAdapter
+from ollama_guard.hands.alertdoc import noticed
+from ollama_guard.hands.alerts import Alerts
 from ollama_guard.hands.desk import Desk
 from ollama_guard.hands.environment import EnvironmentFile
 from ollama_guard.hands.faces import Meter, StatusBoard, StatusFile
-from ollama_guard.hands.journal import configure, log
+from ollama_guard.hands.journal import EventLogger, configure, log
 from ollama_guard.hands.lanes import Mailbox, boottime
 from ollama_guard.hands.ledger import LedgerKeeper
 from ollama_guard.hands.link import Dispatcher, Parts
 from ollama_guard.hands.models import Known, Models
 from ollama_guard.hands.quarantine import Known as Names
 from ollama_guard.hands.quarantine import Quarantine
+from ollama_guard.hands.reclaiming import Reclaimer
 from ollama_guard.hands.recording import Recording
 from ollama_guard.hands.runtimes import Runtimes
 from ollama_guard.hands.watch import OllamaWatch
@@ -57,14 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not process.die_with_parent(parent):
         return 0
     process.shed_inheritance()
-    configure()
+    logger = configure()
     try:
         policy = read_policy(words.policy_fd)
     except (OSError, ValueError, RecursionError) as problem:
         log().error("config.rejected", message=f"hands can't read the policy that they were given: {problem}")
         return EXIT_BAD_CONFIGURATION
     channel = Channel(socket.socket(fileno=words.fd))
-    dispatcher, faces = build(channel, policy, Path(words.runtime_dir), Path(words.state_dir))
+    dispatcher, faces = build(channel, policy, Path(words.runtime_dir), Path(words.state_dir), logger)
     signal.signal(signal.SIGTERM, lambda *_: dispatcher.stop())
     for face in faces:
         face.serve()
@@ -88,7 +91,7 @@ def read_policy(descriptor: int) -> Policy:
 
 
 def build(
-    channel: Channel, policy: Policy, runtime_dir: Path, state_dir: Path
+    channel: Channel, policy: Policy, runtime_dir: Path, state_dir: Path, logger: EventLogger
 ) -> tuple[Dispatcher, list[Face]]:
     """The dispatcher with all its parts, and the faces that could be bound."""
     mailbox = Mailbox()
@@ -121,10 +124,14 @@ def build(
             channel.send,
             boottime,
         ),
+        alerts=Alerts(state_dir, policy.notify, scales, mailbox, boottime),
+        reclaimer=Reclaimer(mailbox, channel.send, boottime),
     )
+    logger.listener = lambda event: mailbox.put(lambda: parts.alerts.noticed(noticed(event)))
     dispatcher = Dispatcher(channel, mailbox, parts, policy, boottime)
     status = status_app(board, models)
-    control = control_app(parts.desk, lambda: dispatcher.policy.unload_deadline_seconds)
+    own = {"notify": parts.alerts.test}
+    control = control_app(parts.desk, lambda: dispatcher.policy.unload_deadline_seconds, own)
     faces = []
     for name, group, app, threads in (
         ("status.sock", "ollama-guard", status, _STATUS_THREADS),

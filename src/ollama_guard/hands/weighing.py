@@ -58,6 +58,10 @@ class Scales:
         self._mailbox.put(lambda: self._ask(done))
         done.wait(WAIT_SECONDS)
 
+    def want(self) -> None:
+        """Somebody will ask soon: have a look as soon as one is due."""
+        self._wanted = True
+
     def told(self) -> tuple[list[dict[str, Any]] | None, str]:
         """(the largest consumers, "") or (None, why they are not known)."""
         weighed = self._weighed

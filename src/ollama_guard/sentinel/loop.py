@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ollama_guard.core.events import Event, Priority
@@ -22,7 +23,6 @@ from ollama_guard.core.model import (
     Outcome,
     OutcomeKind,
     Request,
-    Rung,
     ServerReading,
 )
 from ollama_guard.core.policy import Policy
@@ -136,13 +136,16 @@ class Loop:
         self._tick_at = now + self._fail_seconds
         requests = (self._requests.popleft(),) if self._requests else ()
         decision, wavered = mind.think(self.told, requests)
+        self.outfit.keep_state()  # what people are answered, and a playbook's step that is posted, survives us
         self.answers.decided(decision)
-        if any(action.rung is Rung.PLAYBOOK for action in decision.actions):
-            self.outfit.keep_state()  # where the playbook stands survives us from before its step is posted
         if not decision.would:
             for action in decision.actions:
                 self._act(action)
-        self.outfit.tell(*wavered, *mind.narrate(decision))
+        told = (*wavered, *mind.narrate(decision))
+        self.outfit.tell(*told)
+        self._alert(told)
+        assert mind.snapshot is not None
+        self.outfit.tell(*self.outfit.expendables.follow(mind.policy, mind.state.durable, mind.snapshot))
         if lessons := mind.learn():
             self.hands.send(FootprintsLearned(lessons))
         self._ask_for_polls(decision, now)
@@ -156,6 +159,13 @@ class Loop:
         self._births_at = now + self._births_seconds()
         self._plan_glance(now, glancing=False)
 
+    def _alert(self, told: Sequence[Event]) -> None:
+        """Have hands tell a person what the log was just told, where the owner wants that."""
+        if self.outfit.mind.policy.notify.webhook:
+            self.outfit.notices.add(told, clock.wall())
+            if self.hands.alive:
+                self.outfit.notices.pass_on(self.hands.send)
+
     def _plan_glance(self, now: float, *, glancing: bool) -> None:
         """When to glance again, by a glance now or by what the tick that has just ended saw."""
         self._glance_at = math.inf  # whatever breaks here or in the tick: a tick has to come first then
@@ -168,11 +178,14 @@ class Loop:
     def _act(self, action: Action) -> None:
         """Carry an action out, or hand it on; its outcome comes later, or now if it can't be done."""
         now, snapshot = clock.boottime(), self.outfit.mind.snapshot
-        runners = snapshot.runners if snapshot else ()
-        runner = next((r for r in runners if r.key == action.key), None)
+        assert snapshot is not None
+        runner = next((r for r in snapshot.runners if r.key == action.key), None)
         outcome: Outcome | None
         if action.kind is ActionKind.KILL:
             outcome = self.outfit.reflexes.kill(action, runner, now)
+        elif action.kind is ActionKind.KILL_SERVER:
+            server = next((s for s in snapshot.servers if (s.pid, s.start_ticks) == action.key), None)
+            outcome = self.outfit.reflexes.kill_server(action, server, snapshot.runners, now)
         else:
             outcome = self.outfit.reflexes.watch(action, runner, now)
             if outcome is None and not self.hands.send(ActionPosted(action)):

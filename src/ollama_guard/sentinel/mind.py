@@ -20,6 +20,7 @@ from ollama_guard.core.model import (
     OutcomeKind,
     Request,
     RunnerReading,
+    ServerReading,
     Snapshot,
 )
 from ollama_guard.core.narrate import events
@@ -78,6 +79,9 @@ class Senses(Protocol):
 
     def still_the_same(self, pid: int, expected: RunnerReading) -> str:
         """The recheck before a signal: "" or what is different."""
+
+    def still_the_server(self, pid: int, expected: ServerReading) -> str:
+        """The same for a server."""
 
     def capabilities(self) -> Sequence[Finding]:
         """What can and can't be read here, for the self-test."""

@@ -15,8 +15,10 @@ from ollama_guard.core.model import Mode
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.state import Durable
 from ollama_guard.sentinel import clock, reload, selftest, supervise
+from ollama_guard.sentinel.expendables import Expendables
 from ollama_guard.sentinel.journal import Journal
 from ollama_guard.sentinel.mind import Mind, Senses
+from ollama_guard.sentinel.notices import Notices
 from ollama_guard.sentinel.notify import Notifier
 from ollama_guard.sentinel.poller import Poller, Signals
 from ollama_guard.sentinel.reaper import Reaper
@@ -54,13 +56,17 @@ class Outfit:
         self.poller = Poller()
         self.signals = Signals()
         self.notifier = Notifier()
+        self.notices = Notices()
         self.reaper = Reaper()
         self._reaper_at = 0.0
         oom = selftest.lower_oom_score()
         self._start_reaper()
         policy = self._effective(setup.policy)
         self.senses = make_senses(policy)
-        self.reflexes = Reflexes(self.poller, self.reaper, self.senses.still_the_same)
+        self.reflexes = Reflexes(
+            self.poller, self.reaper, self.senses.still_the_same, self.senses.still_the_server
+        )
+        self.expendables = Expendables(self.senses.still_the_same)
         self._statemap, durable = self._open_statemap()
         self._unkept = ""
         self.mind = Mind(policy, durable, self.senses)
@@ -104,7 +110,7 @@ class Outfit:
 
     def dropped(self) -> int:
         """Everything that could not be said or handed over without waiting."""
-        return self.journal.dropped + self.notifier.dropped + self.reaper.dropped
+        return self.journal.dropped + self.notifier.dropped + self.reaper.dropped + self.notices.dropped
 
     def say_goodbye(self, why: str) -> None:
         """Tell systemd and the log that the guard ends."""
@@ -175,6 +181,8 @@ class Outfit:
         for warning in self.setup.warnings:
             self.tell(Event("guard.warned", warning, Priority.WARNING))
         self.tell(oom, selftest.kill_rights(), selftest.process_view())
+        if policy.runners_die_first:
+            self.tell(selftest.runners_die_first(self.reaper))
         self.tell(selftest.kill_path(self.reaper, self.senses.still_the_same), selftest.lock_memory())
         for fact in self.senses.capabilities():
             self.tell(selftest.say(fact.name, may=fact.ok, sentence=fact.sentence))

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ollama_guard.core.events import Event, Priority
+from ollama_guard.core.expendable import OOM_SCORE_ADJ
 from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Rung, RunnerReading
 from ollama_guard.core.units import bytes_text
 from ollama_guard.sentinel import children, kernel
@@ -25,6 +26,7 @@ from ollama_guard.sentinel.poller import Poller
 from ollama_guard.sentinel.reaper import Reaper
 from ollama_guard.sentinel.reflexes import Reflexes
 
+_CAP_DAC_OVERRIDE = 1
 _CAP_KILL = 5
 _CAP_IPC_LOCK = 14
 # The trial victim's size; how long its birth and its death may take on a machine in trouble (else a few ms).
@@ -109,6 +111,20 @@ def kill_rights() -> Event:
         may=False,
         sentence=f"only runners of {who} may be killed: there is no CAP_KILL, others are only unloaded",
     )
+
+
+def runners_die_first(reaper: Reaper) -> Event:
+    """Whether the kernel can be told to take runners first; tried on a child of ours, without a change."""
+    who = f"runners of uid {os.geteuid()}" if not has_capability(_CAP_DAC_OVERRIDE) else "runners of any user"
+    try:
+        if reaper.child is not None:
+            path = Path(f"/proc/{reaper.child.pid}/oom_score_adj")
+            path.write_text(path.read_text())
+    except OSError as error:
+        sentence = f"the kernel's OOM killer treats runners as anybody: {error.strerror}"
+        return say("runners_die_first", may=False, sentence=sentence)
+    sentence = f"the kernel's OOM killer takes {who} before anybody else (oom_score_adj {OOM_SCORE_ADJ})"
+    return say("runners_die_first", may=True, sentence=sentence)
 
 
 def process_view(stat: Path = Path("/proc/1/stat")) -> Event:

@@ -17,6 +17,7 @@ from ollama_guard.core.events import one_line
 from ollama_guard.core.policy import (
     CapPolicy,
     ModelRule,
+    NotifyPolicy,
     OllamaPolicy,
     Policy,
     QuarantinePolicy,
@@ -153,6 +154,7 @@ def _policy(file: File) -> Policy:
             restore=file.quarantine.restore,
             restore_after_seconds=file.quarantine.restore_after,
         ),
+        notify=NotifyPolicy(webhook=file.notify.webhook, timeout_seconds=file.notify.timeout),
         transition_seconds=policy.transition,
         min_reclaim_ratio=policy.min_reclaim.ratio,
         min_reclaim_floor_bytes=policy.min_reclaim.floor_bytes,
@@ -162,4 +164,5 @@ def _policy(file: File) -> Policy:
         condemned_seconds=policy.condemned,
         condemned_max_seconds=policy.condemned_at_most,
         kills_per_hour=policy.kills_per_hour,
+        runners_die_first=policy.runners_die_first,
     )

@@ -19,6 +19,7 @@ def effective_toml(policy: Policy) -> str:
         _record(policy),
         _playbook(policy.playbook),
         _quarantine(policy),
+        _notify(policy),
     ]
     for name, rule in policy.models.items():
         lines = [f"preference = {_text(rule.preference)}", f"protect = {_text(rule.protect)}"]
@@ -99,6 +100,7 @@ def _policy(policy: Policy) -> str:
         f"condemned = {_duration(policy.condemned_seconds)}",
         f"condemned_at_most = {_duration(policy.condemned_max_seconds)}",
         f"kills_per_hour = {policy.kills_per_hour}",
+        f"runners_die_first = {_switch(policy.runners_die_first)}",
     ]
     return _block("policy", lines)
 
@@ -124,6 +126,12 @@ def _quarantine(policy: Policy) -> str:
         f"restore_after = {_duration(quarantine.restore_after_seconds)}",
     ]
     return _block("quarantine", lines)
+
+
+def _notify(policy: Policy) -> str:
+    webhook = policy.notify.webhook
+    lines = [f"webhook = {_text(webhook)}"] if webhook else []
+    return _block("notify", [*lines, f"timeout = {_duration(policy.notify.timeout_seconds)}"])
 
 
 def _threshold(threshold: Threshold) -> str:

@@ -55,7 +55,7 @@ def _replace(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(descriptor)
-            os.fchmod(descriptor, 0o644)
+            os.fchmod(descriptor, 0o640)  # a webhook's URL is often its key
         Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

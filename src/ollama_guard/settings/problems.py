@@ -19,6 +19,8 @@ from ollama_guard.settings.schema import File
 MOST_PROBLEMS = 30  # sentences: as many as fit on a screen; the rest is counted
 LONGEST_VALUE = 60  # characters of the owner's value that a sentence repeats
 
+SECRET = ((), ("webhook",))  # what of [notify] no sentence repeats, since sentences end up in logs
+
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _ANY = "*"
 
@@ -39,6 +41,8 @@ def _sentence(detail: ErrorDetails, data: Mapping[str, Any], line: int, origin: 
     written = _shortened(path, data)
     where = f"{origin}, line {line}" if line else origin
     value = _value(data, written)
+    if written[:1] == ("notify",) and written[1:] in SECRET and detail["type"] != "extra_forbidden":
+        return f"{where}: {_dotted(written)} {_problem(detail)}"
     if detail["type"] == "extra_forbidden":
         kind = "table" if isinstance(value, dict) else "key"
         return f"{where}: unknown {kind} {_dotted(path)}; {_suggestion(path, is_table=kind == 'table')}"

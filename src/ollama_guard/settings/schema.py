@@ -135,6 +135,11 @@ class PolicyTable(Table):
     """How many kills that freed nothing are allowed in an hour before the guard holds and says so. A kill
     that frees memory of a host at critical is never refused."""
 
+    runners_die_first: Annotated[bool, values.SWITCH] = DEFAULT.runners_die_first
+    """Whether the kernel, if it has to kill all the same, is told to take a model's process before anything
+    else: its `oom_score_adj` is raised to 500 at its birth. Another user's process needs root or
+    CAP_DAC_OVERRIDE for that. A model with `protect = "always"` is left as it is."""
+
     @model_validator(mode="after")
     def _grows(self) -> Self:
         if self.condemned_at_most < self.condemned:
@@ -201,6 +206,24 @@ class QuarantineTable(Table):
     """How long it must have fitted before it comes back."""
 
 
+class NotifyTable(Table):
+    """One webhook that is told of what a person should know of.
+
+    It gets a POST with a JSON document: `text` says what happened and who holds most memory (chats show
+    that); `id`, `event`, `time`, `host`, `message`, `fields` and `consumers` are for programs. An alert that
+    is not taken comes again, also after a restart. `ollama-guard notify test` sends one.
+    """
+
+    webhook: Annotated[str, values.WEBHOOK] = Field(
+        default=DEFAULT.notify.webhook, examples=["https://chat.example.org/hooks/abc"]
+    )
+    """Where to. Told are the begin and the end of a freeze recovery, models that are condemned, hidden or
+    restored, and that the guard gives up. A URL with a key in it makes this file a secret: let nobody else
+    read it. The log shows its host only."""
+    timeout: Annotated[float, duration(1, 60)] = DEFAULT.notify.timeout_seconds
+    """How long one delivery may take in all."""
+
+
 class ModelTable(Table):
     """What you say about a model, by its name in `ollama list` (any of its names counts for all of them)."""
 
@@ -226,4 +249,5 @@ class File(Table):
     record: RecordTable = RecordTable()
     playbook: PlaybookTable = PlaybookTable()
     quarantine: QuarantineTable = QuarantineTable()
+    notify: NotifyTable = NotifyTable()
     models: dict[Annotated[str, values.MODEL_NAME], ModelTable] = Field(default={}, examples=["llama3.2:3b"])

@@ -185,6 +185,28 @@ def _url(value: object) -> str:
 URL = Check(_url, allowed='http:// or https://, host and port, like "http://127.0.0.1:11434"')
 
 
+def _webhook(value: object) -> str:
+    """Never repeats the value, which is often a secret: neither in its sentences nor in what it lets pass."""
+    text = _text(value, WEBHOOK.allowed)
+    if text and not _is_webhook(text):
+        raise ValueError(f"is no such URL; allowed: {WEBHOOK.allowed}")
+    return text
+
+
+def _is_webhook(text: str) -> bool:
+    if not text.isascii() or not text.isprintable() or " " in text or len(text) > LONGEST_PATH:
+        return False
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+# Where alerts are posted, or "" for nowhere.
+WEBHOOK = Check(_webhook, allowed='an http:// or https:// URL, like "https://chat.example.org/hooks/x"')
+
+
 def _url_problem(text: str) -> str | None:
     if not text.isascii() or not text.isprintable() or " " in text:
         return "is no URL (a space, control or non-ASCII character)"

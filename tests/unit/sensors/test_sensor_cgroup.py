@@ -90,6 +90,23 @@ def test_active_cache_counts_as_used_while_it_is_read_back(tree: Tree) -> None:
     )
 
 
+def test_what_a_reclaim_could_give_back_is_told_only_where_it_can_be_asked_for(tree: Tree) -> None:
+    """Page cache that counts as used while it is read back, on a kernel that has ``memory.reclaim``."""
+    stat = corpus("memory.stat-v2-6.1.txt").decode()
+    thrashing = stat.replace("refault_file 5000", "refault_file 9000")
+    for name, able in (("a", True), ("b", False)):
+        folder = tree.limit(f"/{name}", max=4 * GIB, high="max", current=3 * GIB)
+        if able:
+            (folder / "memory.reclaim").write_text("")
+        domain = domain_of(tree, f"0::/{name}\n")
+        calm = read(domain, 1.0)
+        tree.limit(f"/{name}", stat=thrashing, max=4 * GIB, high="max", current=3 * GIB)
+        hot = read(domain, 2.0)
+        assert calm is not None
+        assert hot is not None
+        assert (calm.cache_bytes, hot.cache_bytes) == (None, 112 * MIB if able else None)
+
+
 def test_a_few_refaults_a_second_are_no_thrash() -> None:
     watch = RefaultWatch()
     assert not any(watch.rising(100 * tick, float(tick)) for tick in range(20))

@@ -339,3 +339,41 @@ def test_the_tick_never_opens_what_can_hang(tree: Tree, watch: Watch) -> None:
     watching = False
     assert {"stat", "status", "meminfo", "children"} <= opened
     assert not opened & {"cmdline", "environ", "smaps", "smaps_rollup", "maps", "exe"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"start": 901}, "another one now"),
+        ({"comm": "bash"}, "is called 'bash' now"),
+        ({"state": "Z"}, "has exited already"),
+    ],
+    ids=["start", "comm", "dead"],
+)
+def test_the_recheck_of_a_server_names_what_has_changed(
+    tree: Tree, proven: tuple[Watcher, RunnerReading], change: dict[str, object], said: str
+) -> None:
+    watcher, _ = proven
+    (server,) = watcher.look().servers
+    assert watcher.sensors.still_the_server(50, server) == ""
+    facts: dict[str, object] = {"comm": "ollama", "start": 900} | change
+    tree.process(50, **facts)
+    assert said in watcher.sensors.still_the_server(50, server)
+
+
+def test_a_server_whose_starter_has_ended_is_still_the_same(
+    tree: Tree, proven: tuple[Watcher, RunnerReading]
+) -> None:
+    watcher, _ = proven
+    (server,) = watcher.look().servers
+    tree.reparent(50, 7)
+    assert watcher.sensors.still_the_server(50, server) == ""
+
+
+def test_a_server_that_the_owner_does_not_mean_any_more_is_refused(
+    proven: tuple[Watcher, RunnerReading],
+) -> None:
+    watcher, _ = proven
+    (server,) = watcher.look().servers
+    watcher.sensors.reconfigure(Policy(ollama=OllamaPolicy(cgroup="/other")))
+    assert "not proven" in watcher.sensors.still_the_server(50, server)

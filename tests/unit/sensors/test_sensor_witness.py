@@ -67,6 +67,15 @@ def test_it_tells_the_command_line_and_then_the_size_of_the_blob(
     assert size == Answer((70, 1000), blob_bytes=1234)
 
 
+def test_it_goes_by_a_name_of_its_own_as_the_other_helpers_do(tree: Tree, start: Start) -> None:
+    tree.process(70, "llama-server", llama_server())
+    witness = start()
+    witness.ask((70, 1000), 0.0)
+    answers(witness, 0.01, 1)
+    assert witness._child is not None
+    assert Path(f"/proc/{witness._child.pid}/comm").read_text() == "guard-witness\n"
+
+
 def test_a_process_with_another_start_time_is_not_witnessed(tree: Tree, start: Start) -> None:
     tree.process(70, "llama-server", llama_server(), start=1001)
     witness = start()

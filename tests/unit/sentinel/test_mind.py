@@ -82,6 +82,10 @@ class ScriptedSenses:  # its methods are described by the protocol `Senses`
         """Not needed here."""
         raise NotImplementedError
 
+    def still_the_server(self, pid: int, expected: ServerReading) -> str:
+        """Not needed here."""
+        raise NotImplementedError
+
     def capabilities(self) -> tuple[Fact, ...]:
         """Not needed here."""
         raise NotImplementedError

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ollama_guard.core.model import Outcome, OutcomeKind
 from ollama_guard.core.pace import Glance
-from ollama_guard.core.policy import GIB, MIB, CapPolicy, Policy
+from ollama_guard.core.policy import GIB, MIB, CapPolicy, NotifyPolicy, Policy
 from ollama_guard.core.replay import Comparison
 from ollama_guard.core.state import Durable
 from ollama_guard.sentinel import recorder
@@ -99,6 +100,18 @@ def test_every_kind_of_look_replays_the_same(views: tuple[Any, ...]) -> None:
     assert seen.first is None
     assert seen.decisions == mind._senses.looks  # type: ignore[attr-defined]
     assert seen._replay._state == mind.state
+
+
+def test_no_trace_holds_the_webhook() -> None:
+    """A trace is shown to others, and a webhook's URL is often its key."""
+    policy = Policy(notify=NotifyPolicy("https://x/s3cret"))
+    mind, hands = Mind(policy, Durable(), ScriptedSenses(CALM)), Hands()
+    mind.recorder.wanted(WANTED, hands.take)
+    think(mind)
+    mind.adopt(replace(policy, cap=CapPolicy(soft_max=1)))
+    think(mind)
+    assert len(hands.records()) == 4
+    assert b"s3cret" not in b"".join(hands.lines())
 
 
 def test_a_trace_may_begin_between_any_two_records() -> None:

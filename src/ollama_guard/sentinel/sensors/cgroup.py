@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 from ollama_guard.core.model import CONTAINER, DomainReading
@@ -90,11 +91,15 @@ class RefaultWatch:
 
 @dataclass(frozen=True, slots=True)
 class LevelReading:
-    """One cgroup: its limit (None for none), what is available below it, or why that is unknown."""
+    """One cgroup: its limit (None for none), what is available below it, or why that is unknown.
+
+    ``cache_bytes`` as in `core.model.DomainReading`.
+    """
 
     limit_bytes: int | None = None
     available_bytes: int | None = None
     reason: str = ""
+    cache_bytes: int | None = None
 
 
 class CgroupLevel:
@@ -109,6 +114,8 @@ class CgroupLevel:
         self._current = KeptFile(f"{directory}/{use}")
         self._stat = KeptFile(f"{directory}/memory.stat")
         self._highest = highest
+        # v2 alone, since Linux 5.19, and only for who may write it.
+        self._may_reclaim = version == 2 and os.access(f"{directory}/memory.reclaim", os.W_OK)
         self._watch = RefaultWatch()
         self._hidden: list[int] = []
         self._hidden_due_at = float("-inf")
@@ -130,7 +137,8 @@ class CgroupLevel:
         self.refaults = cache.refaults
         thrashing = self._watch.rising(cache.refaults, now)
         in_use = max(0, used - cache.reclaimable_bytes(thrashing=thrashing))
-        return LevelReading(limit, max(0, limit - in_use))
+        cache_bytes = cache.active_bytes if thrashing and self._may_reclaim else None
+        return LevelReading(limit, max(0, limit - in_use), cache_bytes=cache_bytes)
 
     def _limit(self, now: float) -> tuple[int | None, str]:
         limits: list[int] = []
@@ -225,6 +233,7 @@ class CgroupDomain:
             available_bytes=available,
             refaults=self._levels[0].refaults if self._levels[0].refaults is not None else level.refaults,
             path=level.directory,
+            cache_bytes=tightest.cache_bytes,
         )
 
     def _unread(self, reason: str, capacity: int | None = None) -> DomainReading:

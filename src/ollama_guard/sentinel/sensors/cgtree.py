@@ -54,11 +54,14 @@ class CgroupTrees:
         self._proc = proc
         self._cgroup_root = cgroup_root
         self.mounts: tuple[Mount, ...] = ()
+        self._freezers: tuple[Mount, ...] = ()
         self.refresh()
 
     def refresh(self) -> None:
         """Read the mounts again (a tree may be mounted after the guard's start)."""
-        self.mounts = parse_mounts(slurp(f"{self._proc}/self/mountinfo") or b"")
+        mountinfo = slurp(f"{self._proc}/self/mountinfo") or b""
+        self.mounts = parse_mounts(mountinfo)
+        self._freezers = parse_mounts(mountinfo, b"freezer")
 
     @property
     def kind(self) -> str:
@@ -76,21 +79,34 @@ class CgroupTrees:
             return Place(reason="the process is in no memory cgroup")
         if path.endswith(_DELETED):
             return Place(reason=f"the cgroup {path} was removed")
-        found = self._find(version, path)
+        found = self._find(self.mounts, version, path)
         if found is None:
             return Place(reason=f"the cgroup {path} is outside of what is mounted here")
         pressure_in = found[0] if version == 2 else self._unified(paths.get("", "/"))
         pressure = f"{pressure_in}/memory.pressure" if pressure_in else ""
         return Place(version, _upwards(*found), path, pressure)
 
+    def freezers(self, membership: bytes) -> tuple[str, ...]:
+        """The files that tell whether the process with this /proc/PID/cgroup text is frozen, in either tree.
+
+        Both tell of a cgroup above that is frozen, too. The root cgroups have no such file.
+        """
+        paths = parse_membership(membership)
+        v2 = self._unified(paths.get("", "/"))
+        v1 = self._find(self._freezers, 1, paths["freezer"]) if paths.get("freezer", "/") != "/" else None
+        return (
+            *((f"{v2}/cgroup.events",) if v2 else ()),
+            *((f"{v1[0]}/freezer.state",) if v1 is not None else ()),
+        )
+
     def _unified(self, path: str) -> str:
-        """The v2 twin of a v1 cgroup; the root's PSI is the host's, so it doesn't count."""
-        found = self._find(2, path) if path != "/" else None
+        """The directory of a v2 cgroup; the root's PSI is the host's, so it doesn't count."""
+        found = self._find(self.mounts, 2, path) if path != "/" else None
         return found[0] if found is not None else ""
 
-    def _find(self, version: int, path: str) -> tuple[str, str] | None:
+    def _find(self, mounts: tuple[Mount, ...], version: int, path: str) -> tuple[str, str] | None:
         """(directory of the cgroup, directory of the highest one that is mounted)."""
-        for mount in self.mounts:
+        for mount in mounts:
             if mount.version != version or ".." in path.split("/") + mount.root.split("/"):
                 continue
             if not is_under(path, mount.root):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 
-from ollama_guard.core.model import RunnerReading
+from ollama_guard.core.model import RunnerReading, ServerReading
 from ollama_guard.core.policy import OllamaPolicy
 from ollama_guard.sentinel.sensors.argv import RunnerArgv, ServerArgv, parse_argv
 from ollama_guard.sentinel.sensors.processes import Stat, read_stat
 from ollama_guard.sentinel.sensors.roll import Roll
 from ollama_guard.sentinel.sensors.scan import Scan
-from ollama_guard.sentinel.sensors.tracked import Key, Runner, Server, why_another
+from ollama_guard.sentinel.sensors.tracked import Key, Runner, Server, why_another, why_another_server
 from ollama_guard.sentinel.sensors.verdicts import Verdicts
 from ollama_guard.sentinel.sensors.watches import OpenPidfd, Watches
 from ollama_guard.sentinel.sensors.witness import Answer, Witness
@@ -111,6 +111,11 @@ class Identity:
     def still_the_same(self, pid: int, expected: RunnerReading) -> str:
         """Why ``pid`` is not the proven runner of that reading any more, or ""; for use after pidfd_open."""
         return why_another(read_stat(self._proc, pid), pid, expected, self.runners.get(expected.key))
+
+    def still_the_server(self, pid: int, expected: ServerReading) -> str:
+        """Why ``pid`` is not the proven server of that reading any more, or ""; for use after pidfd_open."""
+        known = self.servers.get((expected.pid, expected.start_ticks))
+        return why_another_server(read_stat(self._proc, pid), pid, expected, known)
 
     def close(self) -> None:
         """Give every descriptor back."""

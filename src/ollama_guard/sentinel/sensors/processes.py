@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ollama_guard.sentinel.sensors.files import KeptFile, keyed_kib, names_in, number, slurp
+from ollama_guard.sentinel.sensors.files import KeptFile, keyed, keyed_kib, names_in, number, slurp
 
 # USER_HZ of this machine: the unit of times in /proc/PID/stat, 100 on every common architecture.
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -57,7 +57,8 @@ class Stat:
 class Status:
     """/proc/PID/status: bytes by kind (None for a process without memory), and the effective user id.
 
-    ``is_init``: it is PID 1 of its PID namespace, to which orphans of that namespace go.
+    ``is_init``: it is PID 1 of its PID namespace, to which orphans of that namespace go. ``traced``: a
+    debugger or tracer is attached that this PID namespace can see.
     """
 
     anon_bytes: int | None = None
@@ -66,6 +67,7 @@ class Status:
     swap_bytes: int | None = None
     user_id: int | None = None
     is_init: bool = False
+    traced: bool = False
 
 
 def parse_stat(data: bytes) -> Stat | None:
@@ -95,6 +97,7 @@ def parse_status(data: bytes) -> Status:
         swap_bytes=keyed_kib(data, b"VmSwap:"),
         user_id=number(users[1]) if len(users) == 4 else None,
         is_init=_words(data, b"NSpid:")[-1:] == [b"1"],
+        traced=(keyed(data, b"TracerPid:\t") or 0) > 0,
     )
 
 

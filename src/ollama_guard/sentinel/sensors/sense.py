@@ -24,7 +24,8 @@ from ollama_guard.sentinel.sensors.host import Host
 from ollama_guard.sentinel.sensors.identity import SCAN_LOST_SECONDS, Identity
 from ollama_guard.sentinel.sensors.processes import CLOCK_TICKS, Stat
 from ollama_guard.sentinel.sensors.psi import Psi, Trigger
-from ollama_guard.sentinel.sensors.tracked import Runner
+from ollama_guard.sentinel.sensors.restraint import Restraints
+from ollama_guard.sentinel.sensors.tracked import Runner, Server
 from ollama_guard.sentinel.sensors.watches import OpenPidfd, Watches
 from ollama_guard.sentinel.sensors.witness import Witness
 
@@ -65,6 +66,7 @@ class Sensors:
         self._trigger = Trigger(self._host.pressure_path)
         self._domains = Domains(proc, cgroup_root, self._watches)
         self._identity = Identity(proc, policy.ollama, self._witness, self._watches, open_pidfd)
+        self._restraints = Restraints(self._domains.trees)
         self._tend_trigger(self._now)
 
     def fds(self) -> dict[int, int]:
@@ -116,7 +118,7 @@ class Sensors:
             now=now,
             wall=wall,
             domains=(host, *containers),
-            servers=self._server_readings(),
+            servers=self._server_readings(now),
             runners=runners,
             api=api,
             catalogue=catalogue,
@@ -135,6 +137,10 @@ class Sensors:
     def still_the_same(self, pid: int, expected: RunnerReading) -> str:
         """After pidfd_open, before a signal: "" if ``pid`` is still that proven runner, else why not."""
         return self._identity.still_the_same(pid, expected)
+
+    def still_the_server(self, pid: int, expected: ServerReading) -> str:
+        """The same for a proven server."""
+        return self._identity.still_the_server(pid, expected)
 
     def reconfigure(self, policy: Policy) -> None:
         """Take a reloaded policy: ``[ollama] user`` and ``cgroup`` may mean other servers now."""
@@ -165,6 +171,7 @@ class Sensors:
     def close(self) -> None:
         """Give every descriptor back and end the witness."""
         self._identity.close()
+        self._restraints.close()
         self._domains.close()
         self._watches.remove(self._trigger.fd)
         self._trigger.close()
@@ -180,17 +187,21 @@ class Sensors:
         if self._trigger.tend(now):
             self._watches.add_trigger(self._trigger, lambda: self._now)
 
-    def _server_readings(self) -> tuple[ServerReading, ...]:
-        return tuple(
-            ServerReading(
-                pid=server.pid,
-                start_ticks=server.key[1],
-                uid=server.user_id,
-                cgroup=self._domains.path_of(server.membership),
-                proof=server.proof,
-                process_state=server.state,
-            )
-            for server in self._identity.servers.values()
+    def _server_readings(self, now: float) -> tuple[ServerReading, ...]:
+        self._restraints.keep(frozenset(self._identity.servers))
+        return tuple(self._server_reading(server, now) for server in self._identity.servers.values())
+
+    def _server_reading(self, server: Server, now: float) -> ServerReading:
+        traced, frozen = self._restraints.look(server, now)
+        return ServerReading(
+            pid=server.pid,
+            start_ticks=server.key[1],
+            uid=server.user_id,
+            cgroup=self._domains.path_of(server.membership),
+            proof=server.proof,
+            process_state=server.state,
+            traced=traced,
+            frozen=frozen,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ollama_guard.core.model import RunnerReading
+from ollama_guard.core.model import RunnerReading, ServerReading
 from ollama_guard.core.policy import OllamaPolicy
 from ollama_guard.sentinel.sensors.argv import RunnerArgv
 from ollama_guard.sentinel.sensors.cgtree import is_under, parse_membership
@@ -106,6 +106,22 @@ def why_another(stat: Stat | None, pid: int, expected: RunnerReading, known: Run
         return f"process {pid} is called {stat.comm!r} now, not {known.comm!r}"
     if stat.parent != known.parent:
         return f"the parent of process {pid} is {stat.parent} now, not {known.parent}"
+    return ""
+
+
+def why_another_server(stat: Stat | None, pid: int, expected: ServerReading, known: Server | None) -> str:
+    """Why the process that ``stat`` shows now isn't the proven server that was expected, or "".
+
+    Its parent is not asked for: a server that outlives the shell or shim that started it is the same.
+    """
+    if stat is None or stat.dead:
+        return f"process {pid} has exited already"
+    if pid != expected.pid or stat.start_ticks != expected.start_ticks:
+        return f"process {pid} is another one now: it started at tick {stat.start_ticks}"
+    if known is None:
+        return f"process {pid} is not proven to be a guarded Ollama server"
+    if stat.comm != known.comm:
+        return f"process {pid} is called {stat.comm!r} now, not {known.comm!r}"
     return ""
 
 

@@ -223,6 +223,7 @@ class Witness:
 
 def give_evidence(proc: str, theirs: socket.socket) -> None:
     """The child: answer questions until end of file."""
+    kernel.name_process("guard-witness")
     kernel.lock_memory()  # as far as allowed: it is asked for when memory is short
     gc.disable()  # a collection would touch, and so copy, every page that is shared with the parent
     while question := theirs.recv(_QUESTION.size):
