@@ -83,7 +83,7 @@ def test_it_can_see_the_processes_and_the_memory_of_others() -> None:
 def test_systemd_knows_every_directive(tmp_path: Path) -> None:
     """The unit is checked as a copy that starts a program which exists here."""
     copy = tmp_path / UNIT.name
-    text = UNIT.read_text(encoding="utf-8").replace("/usr/local/bin/ollama-guard run", "/bin/true")
+    text = UNIT.read_text(encoding="utf-8").replace("/usr/bin/ollama-guard run", "/bin/true")
     copy.write_text(text, encoding="utf-8")
     shutil.copy(SLICE, tmp_path)
     result = subprocess.run(
