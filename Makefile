@@ -52,6 +52,9 @@ test-smallhost: setup ## on a whole small machine in a cgroup (root)
 test-docker: setup ## against a Docker engine of its own (root; installs docker.io where it is missing)
 	$(PYTEST) tests/docker $(SIDE_BY_SIDE)
 
+test-vm: setup ## the .deb on a whole emulated machine with systemd (root, qemu; half an hour)
+	$(PYTEST) tests/vm -n 0 -v -s
+
 # Each runs also when one before it missed a budget; the last line says which did.
 bench: setup ## every benchmark, each with its control (root, an idle machine, 40 minutes)
 	@echo "with $(TRIALS) trials and $(TICKS) ticks: minutes for small_host 14, kill_latency 9, unload_latency 4,"

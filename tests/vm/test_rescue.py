@@ -1,0 +1,43 @@
+"""A real kill by the installed unit, under its own filter and with its one right."""
+
+import json
+import time
+
+from beds.vm import Vm
+from beds.vm_guard import cursor, events, restarts, wait_active, wait_event
+
+RESCUES = 20
+
+
+def ask(vm: Vm, model: str) -> None:
+    """A client that wants a model; whatever comes of it."""
+    body = json.dumps({"model": model, "prompt": "hello", "stream": False})
+    vm.run(f"curl -s -m 60 http://127.0.0.1:11434/api/generate -d '{body}' >/dev/null", 90, check=False)
+
+
+def test_loads_that_can_not_fit_are_killed_and_the_server_lives(vm: Vm) -> None:
+    """Each is another user's process; after two the model is condemned, and killed at birth."""
+    wait_active(vm)
+    vm.eventually(lambda: "found" in vm.says("journalctl -q OLLAMA_GUARD_EVENT=ollama.found"), 120, "Ollama")
+    ask(vm, "small")
+    before, since, server = restarts(vm), cursor(vm), vm.says("systemctl show -p MainPID ollama")
+    began = time.monotonic()
+    for _ in range(RESCUES):
+        ask(vm, "huge")
+    vm.eventually(lambda: len(events(vm, "load.aborted", since)) >= RESCUES, 120, f"{RESCUES} rescues")
+    took = time.monotonic() - began
+    aborted = events(vm, "load.aborted", since)
+    print(f"{len(aborted)} rescues in {took:.0f} s; the first: {aborted[0]['MESSAGE']}")  # noqa: T201
+    assert all(event["OLLAMA_GUARD_OUTCOME"] == "done" for event in aborted)
+    wait_event(vm, "blob.condemned", since)
+    assert restarts(vm) == before, "the guard itself was never restarted"
+    assert vm.says("systemctl show -p MainPID ollama") == server, "nor was Ollama"
+    assert '"small:latest"' in vm.says("curl -s http://127.0.0.1:11434/api/ps")
+    assert vm.says("journalctl -q -k | grep -ci 'out of memory' || true") == "0"
+
+
+def test_pressure_triggers_have_short_windows_where_the_right_is_given(vm: Vm) -> None:
+    """CAP_SYS_RESOURCE, a drop-in; without it the guard says what it has instead."""
+    pid = wait_active(vm)
+    links = f"ls -l /proc/{pid}/fd | grep -c pressure || true"
+    print("triggers without the drop-in:", vm.says(links))  # noqa: T201
