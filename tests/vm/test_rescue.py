@@ -4,7 +4,7 @@ import json
 import time
 
 from beds.vm import Vm
-from beds.vm_guard import cursor, events, restarts, wait_active, wait_event
+from beds.vm_guard import READY_SECONDS, UNIT, cursor, events, restarts, wait_active, wait_event
 
 RESCUES = 20
 
@@ -36,8 +36,18 @@ def test_loads_that_can_not_fit_are_killed_and_the_server_lives(vm: Vm) -> None:
     assert vm.says("journalctl -q -k | grep -ci 'out of memory' || true") == "0"
 
 
-def test_pressure_triggers_have_short_windows_where_the_right_is_given(vm: Vm) -> None:
-    """CAP_SYS_RESOURCE, a drop-in; without it the guard says what it has instead."""
-    pid = wait_active(vm)
-    links = f"ls -l /proc/{pid}/fd | grep -c pressure || true"
-    print("triggers without the drop-in:", vm.says(links))  # noqa: T201
+def test_pressure_wakes_it_over_short_windows_where_it_has_the_right_to_them(vm: Vm) -> None:
+    """CAP_SYS_RESOURCE by the drop-in; with the unit as it is the kernel grants whole two seconds."""
+
+    def window() -> str:
+        since = cursor(vm)
+        vm.run(f"systemctl restart {UNIT}", READY_SECONDS)
+        said = [event["MESSAGE"] for event in events(vm, "guard.tested", since)]
+        return next(sentence for sentence in said if sentence.startswith("pressure wakes the guard"))
+
+    assert window() == "pressure wakes the guard, over a window of 2 s"
+    vm.run(
+        f"install -D -m 644 -t /etc/systemd/system/{UNIT}.d /usr/share/ollama-guard/drop-ins/resource.conf"
+        " && systemctl daemon-reload"
+    )
+    assert window() == "pressure wakes the guard, over a window of 0.5 s"

@@ -28,6 +28,13 @@ def test_it_is_ready_as_its_own_user_with_one_right(vm: Vm) -> None:
     assert vm.says("ollama-guard healthcheck").startswith("healthy: ")
 
 
+def test_its_sockets_are_for_their_groups(vm: Vm) -> None:
+    wait_active(vm)
+    vm.wait("test -S /run/ollama-guard/control.sock", READY_SECONDS, "the sockets are there")
+    shown = vm.says("stat -c '%a %G' /run/ollama-guard/status.sock /run/ollama-guard/control.sock")
+    assert shown.splitlines() == ["660 ollama-guard", "660 ollama-guard-admin"]
+
+
 def test_what_it_found_out_about_itself_stands_in_native_fields(vm: Vm) -> None:
     wait_active(vm)
     since = cursor(vm)
