@@ -119,7 +119,7 @@ def wheels(tmp_path: Path) -> Path:
     folder.mkdir()
     locked = (ROOT / "requirements/runtime.lock").read_text(encoding="utf-8")
     with zipfile.ZipFile(folder / "all-1-py3-none-any.whl", "w") as archive:
-        for name in re.findall(r"^([a-z-]+)==[^;\n]+$", locked, re.MULTILINE):
+        for name in re.findall(r"^([a-z0-9-]+)==[^;\n]+$", locked, re.MULTILINE):
             for file in metadata.distribution(name).files or ():
                 if ".." not in file.parts and file.suffix != ".pyc":
                     archive.write(str(file.locate()), str(file))
