@@ -18,7 +18,7 @@ def ask(vm: Vm, model: str) -> None:
 def test_loads_that_can_not_fit_are_killed_and_the_server_lives(vm: Vm) -> None:
     """Each is another user's process; after two the model is condemned, and killed at birth."""
     wait_active(vm)
-    vm.eventually(lambda: "found" in vm.says("journalctl -q OLLAMA_GUARD_EVENT=ollama.found"), 120, "Ollama")
+    vm.eventually(lambda: "answers" in str(events(vm, "ollama.found")), 120, "the guard knows Ollama")
     ask(vm, "small")
     before, since, server = restarts(vm), cursor(vm), vm.says("systemctl show -p MainPID ollama")
     began = time.monotonic()
