@@ -81,7 +81,8 @@ def vm(machine: Vm | BedUnavailable, give_up: Callable[[BedUnavailable], NoRetur
         took = machine.run("time dpkg -i /mnt/host/ollama-guard.deb", INSTALL_SECONDS)
         print(took.stdout, took.stderr)  # noqa: T201
     machine.run(
-        "rm -rf /etc/systemd/system/ollama-guard.service.d; systemctl daemon-reload; "
+        "cd /etc/systemd/system; test ! -e ollama-guard.service.d || { "
+        "rm -r ollama-guard.service.d; systemctl daemon-reload; systemctl stop ollama-guard; }; "
         "cmp -s /mnt/host/shipped.toml /etc/ollama-guard/ollama-guard.toml || { "
         "cp /mnt/host/shipped.toml /etc/ollama-guard/ollama-guard.toml; systemctl stop ollama-guard; }; "
         "systemctl start ollama ollama-guard",
