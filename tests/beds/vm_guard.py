@@ -35,13 +35,14 @@ def wait_active(vm: Vm, other_than: int = 0) -> int:
 
 def cursor(vm: Vm) -> str:
     """A mark in the journal, to ask later what came after it."""
-    return vm.says("journalctl -n 0 --show-cursor -q | sed -n 's/^-- cursor: //p'")
+    return vm.says("journalctl --sync; journalctl -n 0 --show-cursor -q | sed -n 's/^-- cursor: //p'")
 
 
 def events(vm: Vm, name: str, since: str = "") -> list[dict[str, Any]]:
     """The guard's events of one name, each with its native fields, as a person asks for them."""
     after = f"--after-cursor '{since}'" if since else ""
-    text = vm.says(f"journalctl -q -u {UNIT} {after} -o json OLLAMA_GUARD_EVENT={name}")
+    # What was sent to journald a moment ago may still be on its way to the disk.
+    text = vm.says(f"journalctl --sync; journalctl -q -u {UNIT} {after} -o json OLLAMA_GUARD_EVENT={name}")
     return [json.loads(line) for line in text.splitlines()]
 
 

@@ -20,6 +20,9 @@ INSTALL_SECONDS = 900
 START_SECONDS = 300
 """The guard is ready within a second on a machine at rest; the emulator starts each Python in ten."""
 
+SLOW = "[Service]\nTimeoutStartSec=300s\n"
+"""For the guard's unit: its own 30 s are for machines that are not emulated."""
+
 OLLAMA_UNIT = """
 [Unit]
 Description=Ollama Service
@@ -67,6 +70,7 @@ def machine(deb: Path) -> Iterator[Vm | BedUnavailable]:
         vm.run("useradd -r -s /bin/false -U -m -d /usr/share/ollama ollama")
         vm.run("cp -r /mnt/host/fake /usr/local/lib/fake-ollama")
         vm.write("/etc/systemd/system/ollama.service", OLLAMA_UNIT)
+        vm.write("/run/systemd/system/ollama-guard.service.d/slow.conf", SLOW)
         vm.run("systemctl daemon-reload && systemctl enable -q --now ollama")
         vm.wait("curl -fs -m 5 http://127.0.0.1:11434/api/version", 120, "the fake Ollama answers")
         yield vm
