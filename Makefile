@@ -22,8 +22,8 @@ TICKS  ?= 300000
 SOAK_TIMEOUT_SECONDS := 1800
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs setup test test-unit test-scenarios test-integration test-real test-smallhost test-docker bench soak check format \
-	lock clean
+.PHONY: help demo docs setup test test-unit test-scenarios test-integration test-real test-smallhost test-docker \
+	test-vm bench soak check format install uninstall deb lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -51,6 +51,9 @@ test-smallhost: setup ## on a whole small machine in a cgroup (root)
 
 test-docker: setup ## against a Docker engine of its own (root; installs docker.io where it is missing)
 	$(PYTEST) tests/docker $(SIDE_BY_SIDE)
+
+test-vm: setup ## the .deb on a whole emulated machine with systemd (root, qemu; half an hour)
+	$(PYTEST) tests/vm -n 0 -v -s
 
 # Each runs also when one before it missed a budget; the last line says which did.
 bench: setup ## every benchmark, each with its control (root, an idle machine, 40 minutes)
@@ -128,6 +131,32 @@ lock: $(UV) ## make the locked requirements anew; UPGRADE=--upgrade takes the ne
 $(UV):
 	$(PYTHON) -m venv .cache/lock
 	.cache/lock/bin/pip install --quiet uv
+
+# The guard's user has to reach the interpreter, so it is the system's own where that is new enough.
+INSTALL_PYTHON ?= $(shell /usr/bin/python3 -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo /usr/bin/python3 || echo $(PYTHON))
+PREFIX ?= /usr
+install: setup build/completions ## as a service: files below PREFIX (/usr), the program in /opt/ollama-guard; DESTDIR stages it
+	@sh packaging/make-wheels $(CURDIR)/build/wheels \
+	  $$($(INSTALL_PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	@PYTHON=$(INSTALL_PYTHON) sh packaging/make-venv $(CURDIR)/build/wheels /opt/ollama-guard $(DESTDIR)
+	@sh packaging/files install "$(DESTDIR)" "$(PREFIX)"
+	@test -n "$(DESTDIR)" || sh packaging/activate "$(PREFIX)"
+
+uninstall: ## the reverse; configuration and state stay, unless PURGE=1
+	@test -n "$(DESTDIR)" || sh packaging/leave
+	@sh packaging/files remove "$(DESTDIR)" "$(PREFIX)"
+	@rm -rf "$(DESTDIR)/opt/ollama-guard"
+	@test -n "$(DESTDIR)" || sh packaging/left $(if $(PURGE),purge,remove)
+
+deb: setup build/completions ## dist/ollama-guard_….deb, which needs no network where it is installed
+	@sh packaging/debian/build
+	@ls dist/*.deb
+
+build/completions: $(VENV)/.runnable src/ollama_guard/cli/completion.py
+	@mkdir -p $@
+	@for shell in bash zsh fish; do \
+	  _OLLAMA_GUARD_COMPLETE=source_$$shell $(BIN)/ollama-guard | sed '/./,$$!d' >$@/$$shell || exit 1; done
 
 clean: ## remove what the targets made here (not the cache of the real Ollama: ~/.cache/ollama-guard)
 	rm -rf $(VENV) .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

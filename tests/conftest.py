@@ -27,11 +27,14 @@ from beds.real_ollama import RealOllama, install_with_models, is_prepared
 from beds.smallhost import SmallHost
 from beds.yard import GIB
 
-TIERS = ("unit", "scenarios", "integration", "real", "smallhost", "docker")
+TIERS = ("unit", "scenarios", "integration", "real", "smallhost", "docker", "vm")
 """In the order in which they run: what fails fast fails first."""
 
 REPEATED = frozenset({"real", "smallhost"})
 """Behaviour on a live machine varies from run to run, so `--repeat` is about these."""
+
+VM_SECONDS = 3600
+"""For one test in the emulator, and for building and booting it before the first."""
 
 WORKERS_PER_CORE, WORKERS_MOST, WORKER_BYTES = 2, 4, 5 * GIB
 """For `-n auto`: the tests mostly wait for their programs, and the largest takes a machine of 4 GiB."""
@@ -56,6 +59,13 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the virtual machine to who names its folder: emulated, it takes half an hour."""
+    if collection_path != _HERE / "vm":
+        return None
+    return not any(Path(name).resolve().is_relative_to(collection_path) for name in config.args) or None
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """As many tests side by side as this machine bears, at least one."""
     del config
@@ -74,7 +84,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: TIERS.index(tier) if (tier := _tier(item)) in TIERS else len(TIERS))
     for item in items:
-        if (tier := _tier(item)) in REPEATED:
+        if (tier := _tier(item)) == "vm":
+            item.add_marker("vm")
+            item.add_marker(pytest.mark.xdist_group("vm"))
+            item.add_marker(pytest.mark.timeout(VM_SECONDS))
+        if tier in REPEATED:
             item.add_marker(tier)
             item.add_marker(pytest.mark.xdist_group(_story(item)))
         if tier == "docker":
@@ -143,6 +157,12 @@ def _give_up(request: pytest.FixtureRequest, problem: BedUnavailable) -> NoRetur
         pytest.fail(f"the tier {tier} is required (OLLAMA_GUARD_REQUIRE), but {problem}", pytrace=False)
     request.config.stash[_unavailable_key][tier] = str(problem)
     pytest.skip(f"{tier}: {problem}")
+
+
+@pytest.fixture
+def give_up(request: pytest.FixtureRequest) -> Callable[[BedUnavailable], NoReturn]:
+    """For a tier's own beds: skip the test with the reason, or fail where the tier is required."""
+    return lambda problem: _give_up(request, problem)
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +69,40 @@ def test_both_sockets_are_for_their_groups_only(hands: HandsBed) -> None:
         assert stat.S_ISSOCK(info.st_mode)
         assert stat.S_IMODE(info.st_mode) == (0o660 if group in groups else 0o600)
         assert info.st_gid == groups.get(group, info.st_gid)
+
+
+BINDS = """
+import encodings.idna, grp, os, sys  # what is imported later has to be readable then
+from pathlib import Path
+from ollama_guard.control.sockets import Face
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+face = Face(Path(sys.argv[1]), "daemon", lambda environ, start: [], 1)
+print(face.narrowed, oct(face.path.stat().st_mode), face.path.stat().st_gid == grp.getgrnam("daemon").gr_gid)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without rights")
+def test_a_socket_gets_its_group_without_any_right_where_a_folder_of_that_group_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under the installed unit, which refuses chown(2); the first try shows that nothing else gives it."""
+    home = tmp_path / "run"
+    home.mkdir()
+    home.chmod(0o777)
+    # From within, since nobody may walk there from the root.
+    monkeypatch.chdir(home)
+
+    def bound() -> str:
+        argv = [sys.executable, "-c", BINDS, "control.sock"]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+    assert bound() == "this user may not give it to the group daemon 0o140600 False"
+    birthplace = home / ".daemon"
+    birthplace.mkdir()
+    os.chown(birthplace, 65534, grp.getgrnam("daemon").gr_gid)
+    birthplace.chmod(0o2700)
+    assert bound() == "0o140660 True"
+    assert list(birthplace.iterdir()) == []
 
 
 def test_status_and_health_say_starting_until_the_first_status(hands: HandsBed) -> None:

@@ -75,7 +75,7 @@ class Face:
 def _bound(path: Path, group: str) -> tuple[socket.socket, str]:
     """A listening socket for its owner and ``group``, or for its owner alone, and then why."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    new = f".{path.name}.new"
+    new = _birthplace(path, group)
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -94,11 +94,21 @@ def _bound(path: Path, group: str) -> tuple[socket.socket, str]:
     return sock, narrowed
 
 
+def _birthplace(path: Path, group: str) -> str:
+    """Where the socket is made, seen from its folder: one that gives its group on (setgid), if there is one.
+
+    The installed unit may not chown(2) anything, so tmpfiles.d makes ``.ollama-guard-admin`` for it.
+    """
+    return f".{group}/{path.name}" if (path.parent / f".{group}").is_dir() else f".{path.name}.new"
+
+
 def _give_to_group(name: str, group: str, folder: int) -> str:
     """Mode 0660 only once the group is right: in our own group it would open to whoever is in that."""
     os.chmod(name, 0o600, dir_fd=folder)
     try:
-        os.chown(name, -1, grp.getgrnam(group).gr_gid, dir_fd=folder)
+        wanted = grp.getgrnam(group).gr_gid
+        if os.stat(name, dir_fd=folder).st_gid != wanted:
+            os.chown(name, -1, wanted, dir_fd=folder)
     except KeyError:
         return f"there is no group {group}"
     except PermissionError:
