@@ -14,11 +14,14 @@ from ollama_guard.cli import (
     completion,
     config,
     demo,
+    doctor,
     healthcheck,
+    init,
     look,
     models,
     playbook,
     quarantine,
+    release,
     replay,
     run,
 )
@@ -45,6 +48,9 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard demo                 watch it at work for a minute, safely
   ollama-guard replay FILE          decide again on what was recorded
   ollama-guard quarantine list      which models are hidden from clients, and why?
+  ollama-guard init                 what suits this machine, and what would prevent most freezes?
+  ollama-guard doctor               what is set up wrong here, and how is it mended?
+  ollama-guard release              undo everything that the guard ever set
 
 Shell completion, of model names too: ollama-guard --install-completion
 
@@ -60,7 +66,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine):
+    doctor,
+    healthcheck,
+    init,
+    look,
+    models,
+    playbook,
+    quarantine,
+    release,
     group.register(app)
 
 

@@ -1,7 +1,7 @@
 """What suits a machine: the static protection that prevents most freezes, and what its owner should know.
 
 Pure judgement of a `machine.Machine`. Only what stays the same from day to day goes in (memory, limits,
-models, and what the owner has set), so that advice that was followed is given again unchanged. Each piece says
+models, and what the owner has set), so that advice that was followed is given again unchanged. Each says
 why, with numbers.
 """
 
@@ -24,7 +24,7 @@ from ollama_guard.core.sizing import (
     room_of,
     tiers_of,
 )
-from ollama_guard.core.units import bytes_text, count_text
+from ollama_guard.core.units import bytes_text
 
 # Models that Ollama keeps at once if nobody says (facts 2.5), on a machine without GPU.
 AUTO_LOADED = 3
@@ -117,10 +117,10 @@ def _cache(machine: Machine, room: Room) -> Line | None:
 
 def _loaded(machine: Machine, tiers: Sequence[Tier], room: Room) -> Line | None:
     unset = f"Unset it is {AUTO_LOADED} on a machine without GPU, whatever they take"
-    if machine.models is None:
+    if not machine.models:
         if room.capacity_bytes >= ONE_MODEL_BELOW_BYTES:
             return None
-        why = f"the models are not known, and {bytes_text(room.capacity_bytes)} seldom hold two. {unset}"
+        why = f"models that stay loaded. {bytes_text(room.capacity_bytes)} seldom hold two. {unset}"
         return Line("OLLAMA_MAX_LOADED_MODELS", "1", why)
     fitting = [tier for tier in tiers if tier.fits in (Fits.TOGETHER, Fits.ALONE)]
     largest = sorted(fitting, key=lambda tier: -tier.needs_bytes)
@@ -130,14 +130,17 @@ def _loaded(machine: Machine, tiers: Sequence[Tier], room: Room) -> Line | None:
         if taken > room.room_bytes:
             break
         most += 1
-    if most >= min(AUTO_LOADED, len(tiers)):
+    if fitting and most >= min(AUTO_LOADED, len(fitting)):
         return None
     most = max(1, most)
-    names = " + ".join(tier.model.name for tier in largest[: most + 1]) or "the smallest"
-    sum_bytes = sum(room.takes(tier.model) for tier in largest[: most + 1])
-    roomy = f"{bytes_text(room.room_bytes)} are there for models"
-    why = f"any {count_text(most, 'model')} of yours that fit at all fit together; {names} would take"
-    return Line("OLLAMA_MAX_LOADED_MODELS", str(most), f"{why} {bytes_text(sum_bytes)}, and {roomy}. {unset}")
+    beyond = largest[: most + 1] or list(tiers[:2])
+    names = " and ".join(tier.model.name for tier in beyond)
+    sum_bytes = sum(room.takes(tier.model) for tier in beyond)
+    why = (
+        f"models that stay loaded. {names} would take {bytes_text(sum_bytes)} of the"
+        f" {bytes_text(room.room_bytes)} there are for models. {unset}"
+    )
+    return Line("OLLAMA_MAX_LOADED_MODELS", str(most), why)
 
 
 def _parallel(models: Sequence[Installed], room: Room) -> Line:

@@ -122,6 +122,11 @@ class Server:
     """Whether its cgroup counts swap; None when that can't be told."""
 
     @property
+    def users_own(self) -> bool:
+        """Whether its unit is one of a user's own manager, whose files are not the system's."""
+        return self.kind is RuntimeKind.SYSTEMD and "/user@" in self.cgroup
+
+    @property
     def title(self) -> str:
         """What a sentence calls it."""
         match self.kind:

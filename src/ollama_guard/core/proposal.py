@@ -78,8 +78,7 @@ def _thresholds(machine: Machine, policy: Policy, advice: Advice) -> list[str]:
         f"{level.word} below {bytes_text(policy.host.bytes_of(level, machine.total_bytes))}"
         for level in (Level.SOFT, Level.HARD, Level.CRITICAL)
     )
-    text = f"The thresholds suit as they are: of the machine's {bytes_text(machine.total_bytes)} they are"
-    f" {sizes}"
+    text = f"The thresholds suit as they are. Of the machine's {bytes_text(machine.total_bytes)}: {sizes}"
     if advice.capacity_bytes < machine.total_bytes:
         inside = ", ".join(
             bytes_text(policy.container.bytes_of(level, advice.capacity_bytes))

@@ -70,7 +70,7 @@ def restart_unit(unit: str) -> str:
 def override(
     advice: Advice, container: ContainerFacts, service: str, *, mounted_from: str | None = ENVIRONMENT_DIR
 ) -> str:
-    """A compose override; ``mounted_from``: the host's folder of the environment file, None: no script here."""
+    """A compose override; ``mounted_from``: where the environment file's folder is, None: no script here."""
     body: list[str] = []
     if advice.memory_limit_bytes is not None:
         body += [
