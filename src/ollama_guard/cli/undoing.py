@@ -71,9 +71,8 @@ def _without_ours(path: Path, entry: Entry, now: str) -> Undone:
     """A file that was edited since: of a unit's drop-in our lines go, anything else is left to its owner."""
     if path.suffix != ".conf":
         kept = f" (before init it was {entry.copy})" if entry.copy else ""
-        text = f"{entry.path} was edited since init wrote it and is left as it is{kept}; if you don't need"
-        " it: rm"
-        return Undone(ok=False, text=f"{text} {shlex.quote(str(path))}")
+        text = f"{entry.path} was edited since init wrote it and is left as it is{kept}"
+        return Undone(ok=False, text=f"{text}; if you don't need it: rm {shlex.quote(str(path))}")
     ours = set(entry.written.splitlines())
     left = [line for line in now.splitlines() if line not in ours or line == "[Service]"]
     if any(line.strip() and not line.startswith(("#", ";", "[")) for line in left):

@@ -39,9 +39,8 @@ def _restored(manifests: Path, hidden: Path) -> Undone:
         if back.exists():
             same = back.read_bytes() == hidden.read_bytes()
             if not same:
-                text = f"{shown}: another model has that name now; the hidden one stays as {hidden}; to"
-                " have it: mv"
-                return Undone(ok=False, text=f"{text} {hidden} {back}")
+                text = f"{shown}: another model has that name now, and the hidden one stays"
+                return Undone(ok=False, text=f"{text}; to have it instead: mv {hidden} {back}")
             hidden.unlink()
             return Undone(ok=True, text=f"{shown} had come back by itself; its hidden name is gone")
         _make_alike(back.parent, manifests)

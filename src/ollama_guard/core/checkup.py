@@ -68,8 +68,7 @@ def _running(guard: GuardFacts) -> Iterator[Finding]:
     if guard.answers is None and age is not None and age <= STALE_SECONDS:
         return  # this user may not ask, but the file is fresh
     if guard.answers is None and age is not None:
-        what = f"the guard's status file is {seconds_text(age)} old, more than the {STALE_SECONDS:.0f} s"
-        " that it may be"
+        what = f"the guard's status file is {seconds_text(age)} old, not {STALE_SECONDS:.0f} s at most"
         mend = "journalctl -u ollama-guard -n 20; systemctl restart ollama-guard"
     else:
         what, mend = "no guard is running", "systemctl enable --now ollama-guard"

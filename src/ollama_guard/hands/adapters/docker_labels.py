@@ -5,14 +5,13 @@ By plain HTTP over Docker's socket, so that a machine where nobody installed Doc
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
-import ssl
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import httpx
 
 from ollama_guard.core.events import one_line
 from ollama_guard.core.machine import ComposeFacts, ContainerFacts
@@ -25,8 +24,6 @@ _OK, _UNKNOWN = 200, 404
 _COMPOSE = "com.docker.compose."
 # Where the official image keeps its models (facts 6).
 _HOME = "/root/.ollama"
-# There is no TLS on these sockets: reading the machine's certificates would cost 20 ms.
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def inspect(container: str, docker_host: str, deadline_seconds: float) -> ContainerFacts:
@@ -98,36 +95,56 @@ def _list(said: object) -> Sequence[Any]:
 
 def _answer(address: str, path: str, deadline_seconds: float) -> Mapping[str, Any]:
     deadline_at = time.monotonic() + deadline_seconds
-    transport, base = _way_to(address)
+    connection = _connection(address, deadline_seconds)
     try:
-        with (
-            httpx.Client(transport=transport, timeout=deadline_seconds, trust_env=False) as client,
-            client.stream("GET", f"{base}{path}") as response,
-        ):
-            content = bytearray()
-            for chunk in response.iter_raw():
-                content += chunk
-                if time.monotonic() > deadline_at:
-                    raise RuntimeFailed("hanging", f"Docker at {address} did not answer in time")
-                if len(content) > BODY_LIMIT:
-                    raise RuntimeFailed("bad_answer", f"Docker's answer is longer than {BODY_LIMIT} bytes")
-            return _judged(address, response.status_code, bytes(content))
-    except httpx.TimeoutException as problem:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        content = bytearray()
+        while chunk := response.read1():
+            content += chunk
+            if time.monotonic() > deadline_at:
+                raise TimeoutError
+            if len(content) > BODY_LIMIT:
+                raise RuntimeFailed("bad_answer", f"Docker's answer is longer than {BODY_LIMIT} bytes")
+        return _judged(address, response.status, bytes(content))
+    except TimeoutError as problem:
         raise RuntimeFailed("hanging", f"Docker at {address} did not answer in time") from problem
-    except (httpx.HTTPError, httpx.InvalidURL) as problem:
-        kind = "denied" if "Permission denied" in str(problem) else "absent"
-        raise RuntimeFailed(
-            kind, f"Docker at {address} can't be asked: {one_line(str(problem), 200)}"
-        ) from problem
+    except PermissionError as problem:
+        raise RuntimeFailed("denied", f"Docker's socket {address} may not be used by this user") from problem
+    except OSError as problem:
+        raise RuntimeFailed("absent", f"no Docker listens at {address}: {problem.strerror}") from problem
+    except http.client.HTTPException as problem:
+        raise RuntimeFailed("bad_answer", f"what listens at {address} is no Docker") from problem
+    finally:
+        connection.close()
 
 
-def _way_to(address: str) -> tuple[httpx.HTTPTransport, str]:
-    scheme, _, rest = address.partition("://")
+def _connection(address: str, seconds: float) -> http.client.HTTPConnection:
+    scheme, separator, rest = address.partition("://")
     if scheme == "unix" or address.startswith("/"):
-        return httpx.HTTPTransport(uds=rest or address, verify=_NO_TLS), "http://docker"
+        return _UnixConnection(rest if separator else address, seconds)
     if scheme in ("tcp", "http"):
-        return httpx.HTTPTransport(verify=_NO_TLS), f"http://{rest.rstrip('/')}"
+        return http.client.HTTPConnection(rest.rstrip("/"), timeout=seconds)
     raise RuntimeFailed("unsupported", f"{address}: allowed are unix:// and tcp:// addresses of a Docker")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("docker", timeout=seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        """As the base class, by the path."""
+        link = socket.socket(socket.AF_UNIX)
+        try:
+            link.settimeout(self.timeout)
+            link.connect(self._path)
+        except OSError:
+            link.close()
+            raise
+        self.sock = link
 
 
 def _judged(address: str, status: int, content: bytes) -> Mapping[str, Any]:
