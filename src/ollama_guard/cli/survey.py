@@ -52,7 +52,7 @@ def survey(policy: Policy, root: Path) -> Machine:
     Raises:
         ServiceUnavailable: the machine's memory can't be read.
     """
-    seen = glance(policy).snapshot
+    seen = glance(policy, patient=True).snapshot
     unknown: dict[str, str] = {}
     servers = tuple(_server(reading, policy, root, unknown) for reading in seen.servers)
     elsewhere = _elsewhere(policy, servers) if seen.api.version is None else ""

@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ollama_guard.core.events import one_line
 from ollama_guard.core.machine import ComposeFacts, ContainerFacts
 from ollama_guard.errors import RuntimeFailed
 
@@ -99,14 +98,7 @@ def _answer(address: str, path: str, deadline_seconds: float) -> Mapping[str, An
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        content = bytearray()
-        while chunk := response.read1():
-            content += chunk
-            if time.monotonic() > deadline_at:
-                raise TimeoutError
-            if len(content) > BODY_LIMIT:
-                raise RuntimeFailed("bad_answer", f"Docker's answer is longer than {BODY_LIMIT} bytes")
-        return _judged(address, response.status, bytes(content))
+        return _judged(address, response.status, _body(response, deadline_at))
     except TimeoutError as problem:
         raise RuntimeFailed("hanging", f"Docker at {address} did not answer in time") from problem
     except PermissionError as problem:
@@ -117,6 +109,17 @@ def _answer(address: str, path: str, deadline_seconds: float) -> Mapping[str, An
         raise RuntimeFailed("bad_answer", f"what listens at {address} is no Docker") from problem
     finally:
         connection.close()
+
+
+def _body(response: http.client.HTTPResponse, deadline_at: float) -> bytes:
+    content = bytearray()
+    while chunk := response.read1():
+        content += chunk
+        if time.monotonic() > deadline_at:
+            raise TimeoutError
+        if len(content) > BODY_LIMIT:
+            raise RuntimeFailed("bad_answer", f"Docker's answer is longer than {BODY_LIMIT} bytes")
+    return bytes(content)
 
 
 def _connection(address: str, seconds: float) -> http.client.HTTPConnection:
