@@ -138,6 +138,11 @@ def _protect_unit(plan: Plan, server: Server, advice: Advice, environment_dir: P
         title = f"to write as ~{server.user}/.config/systemd/user/{server.name}.d/{DROP_IN}"
         plan.by_hand.append((title, text.splitlines()))
         return
+    for file in server.unit.overruling if server.unit else ():
+        plan.notes.append(
+            f"{file} is read after the guard's environment file, since its drop-in is named later than {DROP_IN}:"
+            " what it sets, the guard can't constrain"
+        )
     path = f"{UNIT_DIR}/{server.name}.d/{DROP_IN}"
     plan.drafts.append(Draft(path, text, restart_unit(server.name)))
 
@@ -153,6 +158,8 @@ def _protect_container(
             " file: install the guard's package, then run init again"
         )
     mounted_from = str(environment_dir) if installed else None
+    if mounted_from is None and not advice.environment and advice.memory_limit_bytes is None:
+        return  # an override without a line is one that compose refuses
     compose = container.compose
     if compose is None or not below(record.root, Path(compose.working_dir)).is_dir():
         title = f"to add to the `docker run` of {container.name}"

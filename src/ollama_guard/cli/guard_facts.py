@@ -12,10 +12,13 @@ from typing import Any
 from ollama_guard.cli.client import NoPermission, NotRunning, get_status
 from ollama_guard.cli.options import Places
 from ollama_guard.core.checkup import GROUPS, GuardFacts
+from ollama_guard.core.model import Condition
 from ollama_guard.core.policy import Policy
 from ollama_guard.errors import ConfigError, ServiceUnavailable
 from ollama_guard.settings.compiler import compile_file
 
+# How a decision begins that was not carried out, and what it says when that was for want of the owner's word.
+_WOULD, _NEEDS_WORD = "would have: ", "authority"
 _UNLIMITED = 2**63 - 1  # bytes: what "unlimited" comes to
 
 
@@ -73,10 +76,11 @@ def _locked_limit(status: Mapping[str, Any]) -> int | None:
 
 def _would(status: Mapping[str, Any]) -> str:
     """What the guard would have done to the server, in its own words; "" for nothing."""
-    playbook = status.get("playbook")
-    if not isinstance(playbook, dict) or playbook.get("state") != "would":
-        return ""
-    return str(playbook.get("step") or playbook.get("name") or "the freeze playbook")
+    for held in status.get("conditions") or ():
+        if held.get("condition") == Condition.FROZEN:
+            return f"it is frozen: {held.get('reason')}"
+    reason = str((status.get("last_decision") or {}).get("reason"))
+    return reason if reason.startswith(_WOULD) and _NEEDS_WORD in reason else ""
 
 
 def _is_group(name: str) -> bool:

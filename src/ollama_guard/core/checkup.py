@@ -45,9 +45,9 @@ GROUPS = {"status.sock": "ollama-guard", "control.sock": "ollama-guard-admin"}
 
 def examine(machine: Machine, guard: GuardFacts) -> tuple[Finding, ...]:
     """Everything that is found, in the order in which it should be mended."""
-    guards = (check(guard) for check in (_config, _running, _authority, _locked, _groups))
+    guards = (check(guard) for check in (_config, _running, _locked, _groups))
     ours = (_several, oom_policy, _limit, prompt_cache, keep_alive, max_vram, exposed, _swap, _pressure)
-    return tuple(chain(*guards, *(check(machine) for check in ours)))
+    return tuple(chain(_authority(machine, guard), *guards, *(check(machine) for check in ours)))
 
 
 def _config(guard: GuardFacts) -> Iterator[Finding]:
@@ -112,8 +112,9 @@ def _groups(guard: GuardFacts) -> Iterator[Finding]:
             )
 
 
-def _authority(guard: GuardFacts) -> Iterator[Finding]:
-    if not guard.would or guard.authority is Authority.SERVER:
+def _authority(machine: Machine, guard: GuardFacts) -> Iterator[Finding]:
+    labelled = any(server.container and server.container.authority for server in machine.servers)
+    if not guard.would or labelled or guard.authority is Authority.SERVER:
         return
     yield Finding(
         "authority",

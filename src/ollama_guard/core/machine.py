@@ -98,6 +98,8 @@ class UnitFacts:
     files: tuple[str, ...] = ()
     guarded: bool = False
     """Whether it reads the guard's environment file."""
+    overruling: tuple[str, ...] = ()
+    """Environment files that are read after the guard's, by drop-ins named later than its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,16 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from ollama_guard.core.machine import UnitFacts
-from ollama_guard.core.protection import ENVIRONMENT_FILE
+from ollama_guard.core.protection import DROP_IN, ENVIRONMENT_FILE
 
 
 def unit_of(name: str, texts: Sequence[tuple[str, str]]) -> UnitFacts:
     """The facts of a unit's files, ``(path, text)`` in the order in which systemd applies them."""
     environment: dict[str, str] = {}
     files: list[str] = []
+    overruling: list[str] = []
     oom_policy = ""
-    for _, text in texts:
+    for path, text in texts:
         for key, value in _service(text):
             match key:
                 case "OOMPolicy":
@@ -25,9 +26,13 @@ def unit_of(name: str, texts: Sequence[tuple[str, str]]) -> UnitFacts:
                 case "Environment":
                     environment = {**environment, **_assignments(value)} if value else {}
                 case "EnvironmentFile":
-                    files = [*files, value.removeprefix("-")] if value else []
+                    file = value.removeprefix("-")
+                    files = [*files, file] if file else []
+                    if file and path.endswith(".conf") and path.rpartition("/")[2] > DROP_IN:
+                        overruling.append(file)
     guarded = any(file.endswith(f"/env/{ENVIRONMENT_FILE}") for file in files)
-    return UnitFacts(name, oom_policy, environment, tuple(path for path, _ in texts), guarded)
+    paths = tuple(path for path, _ in texts)
+    return UnitFacts(name, oom_policy, environment, paths, guarded, tuple(overruling))
 
 
 def _service(text: str) -> Iterator[tuple[str, str]]:

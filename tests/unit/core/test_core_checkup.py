@@ -167,6 +167,9 @@ def test_a_recovery_that_was_not_allowed() -> None:
     would = replace(GUARD, would="freeze")
     assert 'authority = "server"' in only("authority", guard=would).mend
     assert found(guard=replace(would, authority=Authority.SERVER)) == {}
+    facts = ContainerFacts("a" * 64, "box", published=("127.0.0.1",), authority=True)
+    labelled = replace(WELL, servers=(replace(CONTAINER, container=facts),))
+    assert found(labelled, would) == {}, "the container's label is the owner's word as well"
 
 
 @pytest.mark.parametrize("kind", list(RuntimeKind))

@@ -42,6 +42,15 @@ def test_a_broken_file_costs_its_broken_lines_only() -> None:
     assert (unit.environment, unit.oom_policy) == ({"B": "2"}, "kill")
 
 
+def test_environment_files_that_come_after_the_guards_are_told() -> None:
+    texts = [
+        ("/etc/x.service", "[Service]\nEnvironmentFile=/etc/default/x\n"),
+        ("/etc/x.service.d/10-own.conf", "[Service]\nEnvironmentFile=/etc/early\n"),
+        ("/etc/x.service.d/override.conf", "[Service]\nEnvironmentFile=-/etc/late\n"),
+    ]
+    assert unit_of("x.service", texts).overruling == ("/etc/late",)
+
+
 def test_a_unit_that_reads_the_guards_file_is_known_by_it() -> None:
     line = "[Service]\nEnvironmentFile=-/var/lib/ollama-guard/env/ollama.env\n"
     assert unit_of("x", [("/a", line)]).guarded
