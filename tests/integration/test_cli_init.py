@@ -486,9 +486,16 @@ def test_doctor_tells_of_a_bad_file_and_two_servers(unit: Box) -> None:
     assert "config" in checks(unit.run("doctor", config_of(unit), "--json"))
 
 
-def test_doctor_believes_a_fresh_status_file_where_it_may_not_ask(unit: Box) -> None:
-    asked = answering(unit, "run/status.sock", {"guard": {"pid": os.getpid()}})
-    (unit.home / "run").chmod(0o755)
-    found = checks(unit.run("doctor", config_of(unit), "--json"))
+def test_doctor_asks_the_running_guard_what_it_would_have_done(unit: Box) -> None:
+    status = {
+        "guard": {"pid": os.getpid()},
+        "conditions": [{"condition": "Frozen", "reason": "no answer for 90 s"}],
+    }
+    asked = answering(unit, "run/status.sock", status)
+    found = json.loads(unit.run("doctor", config_of(unit), "--json").stdout)["findings"]
     assert asked == ["GET /status HTTP/1.1"]
-    assert "guard" not in found
+    told = {finding["check"]: finding["what"] for finding in found}
+    assert "guard" not in told
+    assert told["authority"].endswith("it is frozen: no answer for 90 s")
+    unit.configure('authority = "server"\n')
+    assert "authority" not in checks(unit.run("doctor", config_of(unit), "--json"))

@@ -140,8 +140,8 @@ def _protect_unit(plan: Plan, server: Server, advice: Advice, environment_dir: P
         return
     for file in server.unit.overruling if server.unit else ():
         plan.notes.append(
-            f"{file} is read after the guard's environment file, since its drop-in is named later than {DROP_IN}:"
-            " what it sets, the guard can't constrain"
+            f"{file} is read after the guard's environment file, since its drop-in is named later than"
+            f" {DROP_IN}: what it sets, the guard can't constrain"
         )
     path = f"{UNIT_DIR}/{server.name}.d/{DROP_IN}"
     plan.drafts.append(Draft(path, text, restart_unit(server.name)))
