@@ -195,15 +195,13 @@ def test_release_leaves_the_tree_as_it_was_to_the_byte(unit: Box) -> None:
 def test_on_an_untouched_machine_release_leaves_nothing_behind(box: Box) -> None:
     box.start("ollama.service")
     box.configure()
-    own = (box.root / CONFIG[1:]).rename(box.home / "elsewhere.toml")
+    (box.root / CONFIG[1:]).rename(box.root / "own.toml")
     (box.root / "etc/ollama-guard").rmdir()
     (box.root / "etc").rmdir()
-    config = own.read_text()
-    box.put("/elsewhere.toml", config)
     before = box.tree()
-    assert box.run("init", "--apply", "--config=/elsewhere.toml").returncode == 0
+    assert box.run("init", "--apply", "--config=/own.toml").returncode == 0
     assert (box.root / DROP_IN[1:]).exists()
-    assert box.run("release", f"--config={own}").returncode == 0
+    assert box.run("release", "--config=/own.toml").returncode == 0
     assert box.tree() == before
 
 
@@ -380,16 +378,12 @@ def test_a_bare_process_gets_lines_to_set_and_a_hint(box: Box) -> None:
 # --- release -----------------------------------------------------------------------------------------
 
 
-def config_of(box: Box) -> str:
-    return f"--config={box.root}{CONFIG}"
-
-
 def test_without_a_daemon_release_undoes_what_a_guard_left_behind(unit: Box) -> None:
     hidden = "usr/share/ollama/.ollama/models/manifests/quarantine.registry.ollama.ai/library/big/7b"
     back = hidden.replace("quarantine.", "")
     unit.put(hidden, "{}")
     unit.put("/var/lib/ollama-guard/env/ollama.env", "# the guard's\nOLLAMA_MAX_LOADED_MODELS=1\n")
-    result = unit.run("release", config_of(unit))
+    result = unit.run("release")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
         "no longer constrained by OLLAMA_MAX_LOADED_MODELS=1 (it holds until the next start of Ollama)",
@@ -406,18 +400,30 @@ def test_the_models_of_a_running_server_are_found_by_its_own_word(box: Box) -> N
     alias.write_text("{}")
     box.start("ollama.service", {"OLLAMA_MODELS": str(store)})
     box.configure()
-    result = box.run("release", config_of(box))
+    result = box.run("release")
     assert result.stdout == "big:7b is back\n"
     assert (store / "manifests/registry.ollama.ai/library/big/7b").exists()
+
+
+def test_what_the_guard_wrote_down_leads_to_a_stopped_servers_models(unit: Box) -> None:
+    store = unit.home / "volume"
+    alias = store / "manifests/quarantine.registry.ollama.ai/library/big/7b"
+    alias.parent.mkdir(parents=True)
+    alias.write_text("{}")
+    entries = [{"name": "huge:70b", "how": "deleted"}, {"name": "big:7b", "how": "offline"}]
+    unit.put("/var/lib/ollama-guard/quarantine.json", json.dumps({"path": str(store), "entries": entries}))
+    result = unit.run("release")
+    assert (result.returncode, result.stdout) == (1, "big:7b is back\n")
+    assert result.stderr == "huge:70b was deleted, as your file said: ollama pull huge:70b\n"
 
 
 def test_limits_that_only_their_runtime_can_take_back_are_named_with_the_command(unit: Box) -> None:
     limits = {f"docker:{CONTAINER_ID}": {"Memory": 0, "MemorySwap": 0, "NanoCpus": 0}}
     unit.put("/var/lib/ollama-guard/limits.json", json.dumps(limits))
-    result = unit.run("release", config_of(unit))
+    result = unit.run("release")
     assert result.returncode == 1
     assert result.stderr.endswith("docker update --memory 0 --memory-swap -1 --cpus 0 0123456789ab\n")
-    told = json.loads(unit.run("release", config_of(unit), "--json").stdout)
+    told = json.loads(unit.run("release", "--json").stdout)
     assert (told["ok"], [one["ok"] for one in told["undone"]]) == (False, [False])
 
 
@@ -426,7 +432,7 @@ def test_a_running_guard_is_asked_first(unit: Box) -> None:
     asked = answering(
         unit, "run/control.sock", {"ok": True, "text": "2 constraints taken back", "detail": {}}
     )
-    result = unit.run("release", config_of(unit))
+    result = unit.run("release")
     assert asked == ["POST /release HTTP/1.1"]
     assert result.returncode == 0
     first, *others = result.stdout.splitlines()
@@ -439,7 +445,7 @@ def test_a_guard_that_refuses_now_keeps_its_files(unit: Box) -> None:
     before = unit.tree()
     answer = {"ok": False, "text": "freeze is running: ask again when it is over", "detail": {}}
     answering(unit, "run/control.sock", answer, "409 Conflict")
-    result = unit.run("release", config_of(unit))
+    result = unit.run("release")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "the guard: freeze is running: ask again when it is over\n"
     assert unit.tree() == before
@@ -457,33 +463,33 @@ def test_doctor_finds_what_is_wrong_and_says_how_it_is_mended(box: Box) -> None:
     box.start("ollama.service", bad)
     box.put("/etc/systemd/system/ollama.service", UNIT)
     box.configure()
-    result = box.run("doctor", config_of(box), "--json")
+    result = box.run("doctor", "--json")
     assert result.returncode == 1
     expected = {"guard", "oom_policy", "prompt_cache", "keep_alive", "max_vram", "exposed"}
     assert expected <= checks(result)
-    text = box.run("doctor", config_of(box)).stdout
+    text = box.run("doctor").stdout
     assert "keep_alive: ollama.service has OLLAMA_KEEP_ALIVE=-1" in text
     assert "  mend: Environment=OLLAMA_KEEP_ALIVE=5m under [Service]" in text
 
 
 def test_what_init_wrote_is_no_longer_found(unit: Box) -> None:
     mended = {"oom_policy", "prompt_cache"}
-    assert mended <= checks(unit.run("doctor", config_of(unit), "--json"))
+    assert mended <= checks(unit.run("doctor", "--json"))
     unit.run("init", "--apply")
     lines = re.findall(r"^Environment=(.+)=(.+)$", unit.text(DROP_IN), re.MULTILINE)
     unit.start("ollama.service", dict(lines))
     unit.configure()
-    assert not mended & checks(unit.run("doctor", config_of(unit), "--json"))
+    assert not mended & checks(unit.run("doctor", "--json"))
 
 
 def test_doctor_tells_of_a_bad_file_and_two_servers(unit: Box) -> None:
     second = FakeOllama(MODELS, cgroup_procs=unit.cgroup.join_paths)
     unit.stack.callback(second.close)
     second.start()
-    looks = (checks(unit.run("doctor", config_of(unit), "--json")) for _ in range(5))
+    looks = (checks(unit.run("doctor", "--json")) for _ in range(5))
     assert any("two_servers" in look for look in looks), "a busy machine may need more than one look"
     unit.put(CONFIG, "[ollama]\nurll = 1\n")
-    assert "config" in checks(unit.run("doctor", config_of(unit), "--json"))
+    assert "config" in checks(unit.run("doctor", "--json"))
 
 
 def test_doctor_asks_the_running_guard_what_it_would_have_done(unit: Box) -> None:
@@ -492,10 +498,10 @@ def test_doctor_asks_the_running_guard_what_it_would_have_done(unit: Box) -> Non
         "conditions": [{"condition": "Frozen", "reason": "no answer for 90 s"}],
     }
     asked = answering(unit, "run/status.sock", status)
-    found = json.loads(unit.run("doctor", config_of(unit), "--json").stdout)["findings"]
+    found = json.loads(unit.run("doctor", "--json").stdout)["findings"]
     assert asked == ["GET /status HTTP/1.1"]
     told = {finding["check"]: finding["what"] for finding in found}
     assert "guard" not in told
     assert told["authority"].endswith("it is frozen: no answer for 90 s")
     unit.configure('authority = "server"\n')
-    assert "authority" not in checks(unit.run("doctor", config_of(unit), "--json"))
+    assert "authority" not in checks(unit.run("doctor", "--json"))

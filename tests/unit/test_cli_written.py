@@ -93,6 +93,19 @@ def test_an_edited_file_of_another_kind_is_left_and_said(tmp_path: Path) -> None
     assert (tmp_path / path[1:]).read_text() == "services: {mine: {}}\n"
 
 
+def test_an_edited_configuration_stays_and_is_no_failure(tmp_path: Path) -> None:
+    path = "/etc/x.toml"
+    put(tmp_path, path, "original")
+    copy = Record.load(tmp_path, STATE).write(path, "ours", "1", basis="original")
+    put(tmp_path, path, "ours, edited")
+    ((ok, text), *_) = released(tmp_path)
+    assert (ok, text) == (
+        True,
+        f"{path} was edited since init wrote it and stays (before init it was {copy})",
+    )
+    assert (tmp_path / path[1:]).read_text() == "ours, edited"
+
+
 def test_what_the_owner_wrote_into_our_file_before_a_second_init_stays(tmp_path: Path) -> None:
     path = "/etc/x.toml"
     put(tmp_path, path, "original")

@@ -42,8 +42,9 @@ def doctor(
     from ollama_guard.core.checkup import examine
 
     where = places(context, config, runtime_dir, state_dir)
-    policy, facts = guard_facts(where)
-    machine = survey(policy, root.absolute() if root else Path("/"))
+    top = root.absolute() if root else Path("/")
+    policy, facts = guard_facts(where, top)
+    machine = survey(policy, top)
     findings = examine(machine, facts)
     if as_json:
         found = [{"check": f.check, "what": f.what, "why": f.why, "mend": f.mend} for f in findings]

@@ -11,23 +11,23 @@ from typing import Any
 
 from ollama_guard.cli.client import NoPermission, NotRunning, get_status
 from ollama_guard.cli.options import Places
+from ollama_guard.cli.written import policy_below
 from ollama_guard.core.checkup import GROUPS, GuardFacts
 from ollama_guard.core.model import Condition
 from ollama_guard.core.policy import Policy
 from ollama_guard.errors import ConfigError, ServiceUnavailable
-from ollama_guard.settings.compiler import compile_file
 
 # How a decision begins that was not carried out, and what it says when that was for want of the owner's word.
 _WOULD, _NEEDS_WORD = "would have: ", "authority"
 _UNLIMITED = 2**63 - 1  # bytes: what "unlimited" comes to
 
 
-def guard_facts(where: Places) -> tuple[Policy, GuardFacts]:
+def guard_facts(where: Places, root: Path) -> tuple[Policy, GuardFacts]:
     """The policy of the file (the defaults where that is bad), and what was seen of the guard."""
     problems: tuple[str, ...] = ()
     policy = Policy()
     try:
-        policy = compile_file(where.config)
+        policy = policy_below(root, where.config)
     except ConfigError as error:
         problems = tuple(error.problems)
     answers, status = _asked(where.runtime_dir)

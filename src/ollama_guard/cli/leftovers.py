@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import pwd
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from ollama_guard.cli.survey import survey
 from ollama_guard.cli.undoing import Undone
 from ollama_guard.cli.unhiding import USUAL_FOLDERS
-from ollama_guard.cli.written import below, read_text
+from ollama_guard.cli.written import below, policy_below, read_text
 from ollama_guard.core.machine import Server
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.protection import ENVIRONMENT_FILE
 from ollama_guard.core.runtime import RuntimeKind
-from ollama_guard.errors import ConfigError
-from ollama_guard.settings.compiler import compile_file
+from ollama_guard.errors import ConfigError, GuardError
 
 LIMITS_FILE = "limits.json"
 """What the limits were before the guard's first one, by runtime."""
+BOOK_FILE = "quarantine.json"
+"""Which models are hidden, and where their folder was found last."""
 
 
 def environment_file(root: Path, state_dir: Path) -> Iterator[Undone]:
@@ -66,16 +68,36 @@ def _command(kind: str, name: str, before: dict[str, object]) -> str:
     return f"docker update --memory {memory} --memory-swap {swap}{cpus} {name[:12]}"
 
 
-def model_folders(config: Path | None, root: Path) -> list[Path]:
-    """Where hidden models may lie: as configured, as running servers say, and where they usually are."""
+def deleted(root: Path, state_dir: Path) -> Iterator[Undone]:
+    """Say which models are gone, since the owner wrote ``action = "delete"``: no file brings them back."""
+    entries = _book(root, state_dir).get("entries")
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and entry.get("how") == "deleted":
+            name = str(entry.get("name"))
+            yield Undone(
+                ok=False, text=f"{name} was deleted, as your file said: ollama pull {shlex.quote(name)}"
+            )
+
+
+def _book(root: Path, state_dir: Path) -> dict[str, object]:
+    """What the guard wrote down of hidden models; {} where it wrote nothing that can be read."""
     try:
-        policy = compile_file(config)
+        book = json.loads(read_text(below(root, state_dir / BOOK_FILE)) or "{}")
+    except (GuardError, ValueError):
+        book = {}
+    return book if isinstance(book, dict) else {}
+
+
+def model_folders(config: Path | None, root: Path, state_dir: Path) -> list[Path]:
+    """Where hidden models may lie: as configured, as found last, as servers say, where they usually are."""
+    try:
+        policy = policy_below(root, config)
     except ConfigError:
         policy = Policy()
-    configured = policy.ollama.models_folder
+    known = [policy.ollama.models_folder, str(_book(root, state_dir).get("path") or "")]
     told = [folder for server in survey(policy, root).servers for folder in _told(server)]
     usual = [below(root, Path(folder)) for folder in USUAL_FOLDERS]
-    return [*([Path(configured)] if configured else []), *told, *usual]
+    return [*(Path(folder) for folder in known if folder.startswith("/")), *told, *usual]
 
 
 def _told(server: Server) -> Iterator[Path]:

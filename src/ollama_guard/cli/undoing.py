@@ -68,10 +68,15 @@ def _undo(record: Record, entry: Entry) -> Undone:
 
 
 def _without_ours(path: Path, entry: Entry, now: str) -> Undone:
-    """A file that was edited since: of a unit's drop-in our lines go, anything else is left to its owner."""
+    """A file that was edited since: of a unit's drop-in our lines go, anything else is left to its owner.
+
+    The guard's own configuration does nothing to Ollama, so that it stays is no failure.
+    """
     if path.suffix != ".conf":
         kept = f" (before init it was {entry.copy})" if entry.copy else ""
-        text = f"{entry.path} was edited since init wrote it and is left as it is{kept}"
+        text = f"{entry.path} was edited since init wrote it and stays{kept}"
+        if path.suffix == ".toml":
+            return Undone(ok=True, text=text)
         return Undone(ok=False, text=f"{text}; if you don't need it: rm {shlex.quote(str(path))}")
     ours = set(entry.written.splitlines())
     left = [line for line in now.splitlines() if line not in ours or line == "[Service]"]

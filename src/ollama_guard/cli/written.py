@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ollama_guard.core.policy import Policy
 from ollama_guard.errors import GuardError
+from ollama_guard.settings.compiler import DEFAULT_PATH, compile_file
 
 RECORD = "written.json"
 _VERSION = 1
@@ -133,6 +135,16 @@ class Record:
 def below(root: Path, path: Path) -> Path:
     """An absolute path as it lies below ``root``."""
     return root / path.relative_to("/")
+
+
+def policy_below(root: Path, config: Path | None) -> Policy:
+    """The policy of a file below ``root``; the defaults where none was named and there is none at its place.
+
+    Raises:
+        ConfigError: as `compile_file`.
+    """
+    path = below(root, config or DEFAULT_PATH)
+    return compile_file(path) if config is not None or path.exists() else Policy()
 
 
 def read_text(path: Path) -> str | None:
