@@ -356,7 +356,7 @@ def test_for_a_plain_container_it_says_what_to_add_and_writes_its_own_file_only(
     written = {path for path in box.tree() if (box.root / path).is_file()}
     assert {path for path in written if "before" not in path} == {
         CONFIG[1:],
-        "var/lib/ollama-guard/written.json",
+        "etc/ollama-guard/written-by-init.json",
     }
 
 
@@ -448,6 +448,21 @@ def test_a_guard_that_refuses_now_keeps_its_files(unit: Box) -> None:
     result = unit.run("release")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "the guard: freeze is running: ask again when it is over\n"
+    assert unit.tree() == before
+
+
+def test_who_may_not_take_it_back_is_told_and_nothing_is_lost(unit: Box) -> None:
+    unit.run("init", "--apply")
+    before = unit.tree()
+    for path in (unit.root, *unit.root.rglob("*")):
+        if path.is_dir():
+            os.chown(path, NOBODY, NOBODY)
+    result = unit.run("release", main=BOUND)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert (
+        f"{DROP_IN}: this user may not take it back; run it as root: sudo ollama-guard release"
+        in result.stderr
+    )
     assert unit.tree() == before
 
 

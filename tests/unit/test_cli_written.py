@@ -8,10 +8,9 @@ import pytest
 
 from ollama_guard.cli.undoing import forget, undo_files
 from ollama_guard.cli.unhiding import unhide
-from ollama_guard.cli.written import Record
+from ollama_guard.cli.written import RECORD, Record, keep_copy
 from ollama_guard.errors import GuardError
 
-STATE = Path("/var/lib/ollama-guard")
 CONF = "/etc/systemd/system/ollama.service.d/ollama-guard.conf"
 OURS = "# ours\n[Service]\nEnvironment=A=1\nOOMPolicy=continue\n"
 
@@ -25,7 +24,7 @@ def tree(root: Path) -> dict[str, bytes | None]:
 
 
 def released(root: Path) -> list[tuple[bool, str]]:
-    record = Record.load(root, STATE)
+    record = Record.load(root)
     return [(one.ok, one.text) for one in (*undo_files(record), *forget(record))]
 
 
@@ -37,7 +36,7 @@ def put(root: Path, path: str, text: str) -> Path:
 
 
 def test_an_empty_tree_is_empty_again(tmp_path: Path) -> None:
-    record = Record.load(tmp_path, STATE)
+    record = Record.load(tmp_path)
     record.write(CONF, OURS, "t")
     record.write("/etc/ollama-guard/ollama-guard.toml", "x", "t")
     assert (tmp_path / CONF[1:]).read_text() == OURS
@@ -50,7 +49,7 @@ def test_a_file_that_was_there_is_copied_and_comes_back_with_its_mode_and_time(t
     file.chmod(0o640)
     os.utime(file, (1, 1))
     before = tree(tmp_path)
-    copy = Record.load(tmp_path, STATE).write(CONF, OURS, "20260101T000000Z")
+    copy = Record.load(tmp_path).write(CONF, OURS, "20260101T000000Z")
     assert copy == f"{CONF}.before-ollama-guard-20260101T000000Z"
     assert (tmp_path / copy[1:]).read_text() == "the owner's, broken ["
     assert (file.stat().st_mode & 0o777) == 0o640
@@ -61,7 +60,7 @@ def test_a_file_that_was_there_is_copied_and_comes_back_with_its_mode_and_time(t
 
 def test_our_own_text_is_replaced_without_another_copy(tmp_path: Path) -> None:
     put(tmp_path, CONF, "the owner's")
-    record = Record.load(tmp_path, STATE)
+    record = Record.load(tmp_path)
     assert record.write(CONF, "first", "1")
     assert record.write(CONF, "second", "2") == ""
     released(tmp_path)
@@ -69,7 +68,7 @@ def test_our_own_text_is_replaced_without_another_copy(tmp_path: Path) -> None:
 
 
 def test_of_an_edited_drop_in_only_our_lines_go(tmp_path: Path) -> None:
-    Record.load(tmp_path, STATE).write(CONF, OURS, "t")
+    Record.load(tmp_path).write(CONF, OURS, "t")
     put(tmp_path, CONF, OURS + "Environment=MINE=1\n")
     ((ok, text), *_) = released(tmp_path)
     assert (ok, text) == (True, f"{CONF}: our lines are gone, yours stay")
@@ -77,7 +76,7 @@ def test_of_an_edited_drop_in_only_our_lines_go(tmp_path: Path) -> None:
 
 
 def test_a_drop_in_of_which_a_line_was_taken_away_goes_as_a_whole(tmp_path: Path) -> None:
-    Record.load(tmp_path, STATE).write(CONF, OURS, "t")
+    Record.load(tmp_path).write(CONF, OURS, "t")
     put(tmp_path, CONF, OURS.replace("Environment=A=1\n", ""))
     released(tmp_path)
     assert tree(tmp_path) == {}
@@ -85,7 +84,7 @@ def test_a_drop_in_of_which_a_line_was_taken_away_goes_as_a_whole(tmp_path: Path
 
 def test_an_edited_file_of_another_kind_is_left_and_said(tmp_path: Path) -> None:
     path = "/srv/llm/compose.override.yml"
-    Record.load(tmp_path, STATE).write(path, "services: {}\n", "t")
+    Record.load(tmp_path).write(path, "services: {}\n", "t")
     put(tmp_path, path, "services: {mine: {}}\n")
     ((ok, text), *_) = released(tmp_path)
     assert not ok
@@ -96,7 +95,7 @@ def test_an_edited_file_of_another_kind_is_left_and_said(tmp_path: Path) -> None
 def test_an_edited_configuration_stays_and_is_no_failure(tmp_path: Path) -> None:
     path = "/etc/x.toml"
     put(tmp_path, path, "original")
-    copy = Record.load(tmp_path, STATE).write(path, "ours", "1", basis="original")
+    copy = Record.load(tmp_path).write(path, "ours", "1", basis="original")
     put(tmp_path, path, "ours, edited")
     ((ok, text), *_) = released(tmp_path)
     assert (ok, text) == (
@@ -109,7 +108,7 @@ def test_an_edited_configuration_stays_and_is_no_failure(tmp_path: Path) -> None
 def test_what_the_owner_wrote_into_our_file_before_a_second_init_stays(tmp_path: Path) -> None:
     path = "/etc/x.toml"
     put(tmp_path, path, "original")
-    record = Record.load(tmp_path, STATE)
+    record = Record.load(tmp_path)
     record.write(path, "ours", "1", basis="original")
     put(tmp_path, path, "ours, edited")
     assert record.write(path, "ours again", "2", basis="ours, edited")
@@ -120,29 +119,47 @@ def test_what_the_owner_wrote_into_our_file_before_a_second_init_stays(tmp_path:
 def test_death_between_the_record_and_the_file_loses_nothing(tmp_path: Path) -> None:
     """The record is there, the file is still the owner's (or not there at all)."""
     put(tmp_path, CONF, "the owner's")
-    Record.load(tmp_path, STATE).write(CONF, OURS, "t")
+    Record.load(tmp_path).write(CONF, OURS, "t")
     put(tmp_path, CONF, "the owner's")
     assert all(ok for ok, _ in released(tmp_path))
     assert (tmp_path / CONF[1:]).read_text() == "the owner's"
     assert not list((tmp_path / CONF[1:]).parent.glob("*before*"))
-    Record.load(tmp_path, STATE).write("/etc/new", "x", "t")
+    Record.load(tmp_path).write("/etc/new", "x", "t")
     (tmp_path / "etc/new").unlink()
     assert all(ok for ok, _ in released(tmp_path))
 
 
 def test_folders_with_something_else_in_them_stay(tmp_path: Path) -> None:
-    Record.load(tmp_path, STATE).write(CONF, OURS, "t")
+    Record.load(tmp_path).write(CONF, OURS, "t")
     other = put(tmp_path, CONF.replace("ollama-guard", "override"), "the owner's")
     released(tmp_path)
     assert other.exists()
-    assert not (tmp_path / "var").exists()
+    assert not (tmp_path / RECORD.relative_to("/")).exists()
 
 
 def test_a_record_that_is_not_ours_is_said_and_not_acted_on(tmp_path: Path) -> None:
     for text in ("no json", "[]", json.dumps({"entries": [{"path": 1}], "folders": []})):
-        put(tmp_path, str(STATE / "written.json"), text)
+        put(tmp_path, str(RECORD), text)
         with pytest.raises(GuardError, match="what init wrote can't be read"):
-            Record.load(tmp_path, STATE)
+            Record.load(tmp_path)
+
+
+def test_a_record_that_others_could_have_written_is_not_believed(tmp_path: Path) -> None:
+    victim = put(tmp_path, "/etc/passwd", "root")
+    entry = {"path": "/etc/passwd", "written": "root", "copy": "", "basis": ""}
+    record = put(tmp_path, str(RECORD), json.dumps({"entries": [entry], "folders": [], "environment": {}}))
+    record.chmod(0o666)
+    with pytest.raises(GuardError, match="others than root can write it"):
+        Record.load(tmp_path)
+    assert victim.exists()
+
+
+def test_a_copy_is_never_written_through_a_link_that_waits_for_it(tmp_path: Path) -> None:
+    victim, source = put(tmp_path, "/victim", "precious"), put(tmp_path, "/source", "poison")
+    (tmp_path / "copy").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        keep_copy(source, tmp_path / "copy")
+    assert victim.read_text() == "precious"
 
 
 def hidden(models: Path, name: str, text: str = "{}") -> Path:
@@ -178,6 +195,19 @@ def test_a_model_that_was_pulled_back_meanwhile_loses_its_hidden_name(tmp_path: 
     (one,) = unhide([tmp_path])
     assert one.ok
     assert not alias.exists()
+
+
+def test_a_link_on_the_way_back_leads_nowhere(tmp_path: Path) -> None:
+    """Whoever owns the models must not make root write elsewhere."""
+    alias = hidden(tmp_path, "big/7b", "poison")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "manifests/registry.ollama.ai/library").mkdir(parents=True)
+    (tmp_path / "manifests/registry.ollama.ai/library/big").symlink_to(elsewhere)
+    (one,) = unhide([tmp_path])
+    assert not one.ok
+    assert list(elsewhere.iterdir()) == []
+    assert alias.exists()
 
 
 def test_folders_without_models_and_links_are_passed_over(tmp_path: Path) -> None:

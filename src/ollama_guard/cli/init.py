@@ -45,7 +45,7 @@ def init(
     from ollama_guard.settings.compiler import DEFAULT_PATH, compile_text
 
     where = places(context, config, runtime_dir, state_dir)
-    record = Record.load(root.absolute() if root else Path("/"), where.state_dir)
+    record = Record.load(root.absolute() if root else Path("/"))
     path = str(where.config or DEFAULT_PATH)
     machine = survey(compile_text(owners_text(record, path), path), record.root)
     plan = plan_of(machine, record, path, where.state_dir / "env")

@@ -83,7 +83,7 @@ def _without_daemon(where: Places, root: Path) -> Iterator[Undone]:
     from ollama_guard.cli.unhiding import unhide
     from ollama_guard.cli.written import Record
 
-    record = Record.load(root, where.state_dir)
+    record = Record.load(root)
     folders = model_folders(where.config, root, where.state_dir)
     yield from environment_file(root, where.state_dir)
     yield from limits(root, where.state_dir)

@@ -24,6 +24,10 @@ def undo_files(record: Record) -> Iterator[Undone]:
     for entry in reversed(list(record.entries.values())):
         try:
             yield _undo(record, entry)
+        except PermissionError:
+            text = f"{entry.path}: this user may not take it back; run it as root: sudo ollama-guard release"
+            yield Undone(ok=False, text=text)
+            continue
         except (GuardError, OSError) as problem:
             yield Undone(ok=False, text=f"{entry.path}: can't be taken back: {problem}")
             continue

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import pwd
-import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,7 +20,8 @@ from ollama_guard.core.policy import Policy
 from ollama_guard.errors import GuardError
 from ollama_guard.settings.compiler import DEFAULT_PATH, compile_file
 
-RECORD = "written.json"
+RECORD = DEFAULT_PATH.parent / "written-by-init.json"
+"""Beside the configuration, in root's own folder: whoever could write it, could have root remove any file."""
 _VERSION = 1
 _GUARDS_USER = "ollama-guard"
 
@@ -52,14 +53,17 @@ class Record:
     environment: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, root: Path, state_dir: Path) -> Record:
+    def load(cls, root: Path) -> Record:
         """The record as it was left, an empty one where there is none.
 
         Raises:
-            GuardError: it can't be read, or is not ours.
+            GuardError: it can't be read, or others could have written it.
         """
-        record = cls(root, below(root, state_dir / RECORD))
+        record = cls(root, below(root, RECORD))
         try:
+            status = record.file.stat()
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+                raise GuardError(f"{record.file}: others than root can write it, so it is not believed")
             plain = json.loads(record.file.read_text(encoding="utf-8"))
             return record._filled(plain)
         except FileNotFoundError:
@@ -98,7 +102,7 @@ class Record:
         copy = ""
         if before is not None and (known is None or before != known.written):
             copy = f"{path}.before-ollama-guard-{stamp}"
-            shutil.copy2(below(self.root, Path(path)), below(self.root, Path(copy)))
+            keep_copy(below(self.root, Path(path)), below(self.root, Path(copy)))
         first = known.copy if known is not None else copy
         target = below(self.root, Path(path))
         self.make_folder(target.parent)
@@ -171,14 +175,27 @@ def replace_text(path: Path, text: str) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644 if there is None else there.st_mode & 0o7777)
-        if there is not None:
-            os.chown(name, there.st_uid, there.st_gid)
+            if there is not None:
+                os.fchown(descriptor, there.st_uid, there.st_gid)
+            os.fchmod(descriptor, 0o644 if there is None else stat.S_IMODE(there.st_mode))
+            os.fsync(descriptor)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def keep_copy(path: Path, copy: Path) -> None:
+    """Copy a file with its mode, owner and time; never over, or through, something that is there already."""
+    status, content = path.stat(), path.read_bytes()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(copy, flags, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fchown(file.fileno(), status.st_uid, status.st_gid)
+        os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
+        os.fsync(file.fileno())
+        os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def unwritable(path: Path) -> bool:
