@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +55,9 @@ class Box:
     server: FakeOllama | None = None
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def start(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+    def start(
+        self, name: str, environment: Mapping[str, str] | None = None, models: Sequence[str] = MODELS
+    ) -> None:
         """Start an Ollama in the cgroup ``name`` of this box, instead of the one that runs, at its port."""
         port = 0
         if self.server is not None:
@@ -65,7 +67,7 @@ class Box:
         for folder in inside:
             folder.mkdir(exist_ok=True)
         self.server = FakeOllama(
-            MODELS, env=environment, port=port, cgroup_procs=[folder / "cgroup.procs" for folder in inside]
+            models, env=environment, port=port, cgroup_procs=[folder / "cgroup.procs" for folder in inside]
         )
         self.server.start()
 
@@ -233,6 +235,13 @@ def test_settings_of_the_owners_are_not_overruled_and_what_they_cost_is_said(box
     assert "Environment=OLLAMA_NUM_PARALLEL" not in result.stdout
     assert "* OLLAMA_NUM_PARALLEL=4 is yours and stays. 1 is advised" in result.stdout
     assert "* OLLAMA_MAX_VRAM=2048000000 does nothing" in result.stdout
+
+
+def test_of_very_many_models_every_one_is_judged(box: Box) -> None:
+    box.start("ollama.service", models=[f"m{number}=1MiB" for number in range(40)])
+    box.configure()
+    toml = box.run("init").stdout
+    assert len(re.findall(r"^#   m\d+:latest ", toml, re.MULTILINE)) == 40
 
 
 def test_who_may_not_write_is_told_so_in_one_sentence_and_nothing_is_written(unit: Box) -> None:

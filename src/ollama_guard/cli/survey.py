@@ -23,8 +23,9 @@ from ollama_guard.core.model import ServerReading, Snapshot
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.core.unitfile import unit_of
-from ollama_guard.errors import RuntimeFailed, ServiceUnavailable
+from ollama_guard.errors import OllamaError, RuntimeFailed, ServiceUnavailable
 from ollama_guard.hands.adapters import docker_labels
+from ollama_guard.hands.adapters.ollama import OllamaAdapter
 from ollama_guard.hands.consumers import SHORT_ID, TooLong, top
 from ollama_guard.sentinel.sensors.cgroup import parse_limit
 from ollama_guard.sentinel.sensors.cgtree import CgroupTrees
@@ -38,6 +39,8 @@ UNIT_DIRS = (
 )  # fmt: skip
 _LIMIT_FILES = {1: ("memory.limit_in_bytes",), 2: ("memory.max", "memory.high")}
 _SWAP_FILES = {1: "memory.memsw.limit_in_bytes", 2: "memory.swap.max"}
+# Each asks for at most 32 models that are new, so these tell of more than anybody has.
+CATALOGUE_PASSES = 16
 # Of a server's environment only what is Ollama's own is looked at: the rest may hold secrets.
 _KEYS = ("OLLAMA_", "LLAMA_ARG_")
 # Programs that are Ollama's own, as they are called among the consumers.
@@ -78,16 +81,25 @@ def _machine(seen: Snapshot, servers: tuple[Server, ...], url: str, unknown: dic
         servers=servers,
         url=url if seen.api.version is not None else "",
         version=seen.api.version,
-        models=_models(seen) if seen.api.version is not None else None,
+        models=_models(url, seen, unknown) if seen.api.version is not None else None,
         neighbours=_neighbours(servers, unknown),
         unknown=unknown,
     )
 
 
-def _models(seen: Snapshot) -> tuple[Installed, ...]:
+def _models(url: str, seen: Snapshot, unknown: dict[str, str]) -> tuple[Installed, ...]:
+    """All of them, which takes several passes where there are many; one look alone asks for the first."""
+    ollama, catalogue = OllamaAdapter(url), seen.catalogue
+    with contextlib.suppress(OllamaError):
+        for _ in range(CATALOGUE_PASSES):
+            catalogue = ollama.catalogue(ANSWER_SECONDS)
+            if ollama.catalogue_complete:
+                break
+    if not ollama.catalogue_complete:
+        unknown["models"] = f"Ollama told of {len(catalogue)} models and not of all"
     return tuple(
         Installed(entry.names, entry.size_bytes, entry.kv_bytes_per_token, entry.training_context)
-        for entry in seen.catalogue
+        for entry in catalogue
         if entry.size_bytes is not None
     )
 
