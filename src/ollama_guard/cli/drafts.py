@@ -124,7 +124,7 @@ def _protect(plan: Plan, server: Server, advice: Advice, record: Record, environ
         case RuntimeKind.PROCESS:
             lines = [f"{line.key}={line.value}    # {line.why}" for line in advice.environment]
             title = f"to set in the environment that {server.title} is started with"
-            plan.by_hand.append((title, lines))
+            plan.by_hand += [(title, lines)] if lines else []
             plan.notes.append(
                 "Ollama is a process of nobody's: the guard can relieve it, but not restart it. As a unit"
                 " it could"
