@@ -66,14 +66,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-    doctor,
-    healthcheck,
-    init,
-    look,
-    models,
-    playbook,
-    quarantine,
-    release,
+for group in (
+    run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine, init, doctor, release
+):  # fmt: skip
     group.register(app)
 
 
