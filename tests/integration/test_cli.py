@@ -23,7 +23,7 @@ from ollama_guard.core.policy import CapPolicy, Policy
 
 COMMANDS = (
     "run", "once", "status", "top", "models", "fit", "healthcheck", "check-config", "unload", "pause",
-    "resume", "replay",
+    "resume", "replay", "init", "doctor", "release",
 )  # fmt: skip
 MAIN = "from ollama_guard.cli import main; main()"
 NOBODY = 65534

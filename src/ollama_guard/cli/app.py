@@ -14,12 +14,15 @@ from ollama_guard.cli import (
     completion,
     config,
     demo,
+    doctor,
     healthcheck,
+    init,
     look,
     models,
     notify,
     playbook,
     quarantine,
+    release,
     replay,
     run,
 )
@@ -47,6 +50,9 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard demo                 watch it at work for a minute, safely
   ollama-guard replay FILE          decide again on what was recorded
   ollama-guard quarantine list      which models are hidden from clients, and why?
+  ollama-guard init                 what suits this machine, and what would prevent most freezes?
+  ollama-guard doctor               what is set up wrong here, and how is it mended?
+  ollama-guard release              undo everything that the guard ever set
 
 Shell completion, of model names too: ollama-guard --install-completion
 
@@ -62,7 +68,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine, notify):
+for group in (
+    run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine, notify, init, doctor,
+    release,
+):  # fmt: skip
     group.register(app)
 
 

@@ -20,6 +20,7 @@ from ollama_guard.hands.consumers import TooLong, top
 from ollama_guard.sentinel.sensors import Sensors
 
 LOOKS = 7  # readings: enough for a runner's argv to come and for its share of a core to be known
+PATIENT_LOOKS = 15  # readings: of several servers the second comes a second after the first on a busy machine
 MOST_LOOKS = 25  # readings while a command line is still being read, as on a busy machine
 GAP_SECONDS = 0.1  # seconds between two readings
 NO_DAEMON = "one look without a daemon"
@@ -36,8 +37,10 @@ class Glance:
     decision: Decision
 
 
-def glance(policy: Policy, footprints: Ledger | None = None) -> Glance:
+def glance(policy: Policy, footprints: Ledger | None = None, *, patient: bool = False) -> Glance:
     """Look; ``footprints`` are what loads were measured to cost, as far as they can be read.
+
+    A ``patient`` one looks longer, and on while no server is found: who asks once wants to know of all.
 
     One look has no past, so soft's grace counts as over: what is seen is judged as if it lasted.
     """
@@ -58,7 +61,9 @@ def glance(policy: Policy, footprints: Ledger | None = None) -> Glance:
             snapshot = sensors.sense(now, time.time(), api, catalogue, (), hands_alive=True, hands_reason="")
             snapshot = replace(snapshot, footprints=footprints or Ledger())
             state, decision = decide(policy, state, snapshot)
-            if look + 1 >= LOOKS and all(runner.proven for runner in snapshot.runners):
+            served = bool(snapshot.servers) or not patient
+            enough = PATIENT_LOOKS if patient else LOOKS
+            if look + 1 >= enough and served and all(runner.proven for runner in snapshot.runners):
                 break
     finally:
         sensors.close()

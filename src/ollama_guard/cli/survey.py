@@ -1,0 +1,228 @@
+"""One look at the machine for `init` and `doctor`: what `once` sees, and what only they ask for."""
+
+from __future__ import annotations
+
+import contextlib
+import pwd
+from dataclasses import replace
+from pathlib import Path
+
+from ollama_guard.cli.glance import ANSWER_SECONDS, glance
+from ollama_guard.core.machine import (
+    ContainerFacts,
+    Installed,
+    Machine,
+    Neighbour,
+    Server,
+    UnitFacts,
+    listens_at,
+    open_to_all,
+    runtime_of,
+)
+from ollama_guard.core.model import ServerReading, Snapshot
+from ollama_guard.core.policy import Policy
+from ollama_guard.core.runtime import RuntimeKind
+from ollama_guard.core.unitfile import unit_of
+from ollama_guard.errors import OllamaError, RuntimeFailed, ServiceUnavailable
+from ollama_guard.hands.adapters import docker_labels
+from ollama_guard.hands.adapters.ollama import OllamaAdapter
+from ollama_guard.hands.consumers import SHORT_ID, TooLong, top
+from ollama_guard.sentinel.sensors.cgroup import parse_limit
+from ollama_guard.sentinel.sensors.cgtree import CgroupTrees
+
+_PROC = "/proc"
+_CGROUPS = "/sys/fs/cgroup"
+# Where systemd looks for a unit, the first that has it wins; drop-ins count in all of them (systemd.unit(5)).
+UNIT_DIRS = (
+    "etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system",
+    "lib/systemd/system",
+)  # fmt: skip
+_LIMIT_FILES = {1: ("memory.limit_in_bytes",), 2: ("memory.max", "memory.high")}
+_SWAP_FILES = {1: "memory.memsw.limit_in_bytes", 2: "memory.swap.max"}
+# Each asks for at most 32 models that are new, so these tell of more than anybody has.
+CATALOGUE_PASSES = 16
+# Of a server's environment only what is Ollama's own is looked at: the rest may hold secrets.
+_KEYS = ("OLLAMA_", "LLAMA_ARG_")
+# Programs that are Ollama's own, as they are called among the consumers.
+_OLLAMAS = frozenset({"ollama", "ollama-lib", "llama-server"})
+# What a machine without a limit shows as one is far above any memory.
+_NO_SWAP_BYTES = 2**60
+
+
+def survey(policy: Policy, root: Path) -> Machine:
+    """The machine, and where Ollama answered; below ``root`` lie the units.
+
+    Raises:
+        ServiceUnavailable: the machine's memory can't be read.
+    """
+    seen = glance(policy, patient=True).snapshot
+    unknown: dict[str, str] = {}
+    servers = tuple(_server(reading, policy, root, unknown) for reading in seen.servers)
+    elsewhere = _elsewhere(policy, servers) if seen.api.version is None else ""
+    if elsewhere:
+        seen = glance(replace(policy, ollama=replace(policy.ollama, url=elsewhere))).snapshot
+    return _machine(seen, servers, elsewhere or policy.ollama.url, unknown)
+
+
+def _machine(seen: Snapshot, servers: tuple[Server, ...], url: str, unknown: dict[str, str]) -> Machine:
+    host = seen.domains[0]
+    if host.capacity_bytes is None:
+        raise ServiceUnavailable(f"the machine's memory can't be read: {host.reason}")
+    if not servers:
+        unknown["servers"] = "; ".join(seen.blind) or "no `ollama serve` runs here"
+    if seen.api.version is None:
+        unknown["models"] = f"Ollama does not answer at {url}: {seen.api.error}"
+    return Machine(
+        total_bytes=host.capacity_bytes,
+        available_bytes=host.available_bytes,
+        swap_bytes=_swap_bytes(),
+        psi=Path(_PROC, "pressure/memory").exists(),
+        cgroups=CgroupTrees(_PROC, _CGROUPS).kind,
+        servers=servers,
+        url=url if seen.api.version is not None else "",
+        version=seen.api.version,
+        models=_models(url, seen, unknown) if seen.api.version is not None else None,
+        neighbours=_neighbours(servers, unknown),
+        unknown=unknown,
+    )
+
+
+def _models(url: str, seen: Snapshot, unknown: dict[str, str]) -> tuple[Installed, ...]:
+    """All of them, which takes several passes where there are many; one look alone asks for the first."""
+    ollama, catalogue = OllamaAdapter(url), seen.catalogue
+    with contextlib.suppress(OllamaError):
+        for _ in range(CATALOGUE_PASSES):
+            catalogue = ollama.catalogue(ANSWER_SECONDS)
+            if ollama.catalogue_complete:
+                break
+    if not ollama.catalogue_complete:
+        unknown["models"] = f"Ollama told of {len(catalogue)} models and not of all"
+    return tuple(
+        Installed(entry.names, entry.size_bytes, entry.kv_bytes_per_token, entry.training_context)
+        for entry in catalogue
+        if entry.size_bytes is not None
+    )
+
+
+def _elsewhere(policy: Policy, servers: tuple[Server, ...]) -> str:
+    """Where a server says that it listens, if that is another place than the policy's; "" if none says."""
+    for server in servers:
+        if server.kind is not RuntimeKind.DOCKER and server.says("OLLAMA_HOST"):
+            address, port = listens_at(server.says("OLLAMA_HOST"))
+            host = "127.0.0.1" if open_to_all(address) else address
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            if url != policy.ollama.url:
+                return url
+    return ""
+
+
+def _server(reading: ServerReading, policy: Policy, root: Path, unknown: dict[str, str]) -> Server:
+    kind, name = runtime_of(reading.cgroup or "")
+    if policy.ollama.runtime is not None:
+        kind, name = policy.ollama.runtime, policy.ollama.runtime_name or name
+    unit = read_unit(name, root) if kind is RuntimeKind.SYSTEMD and name else None
+    container: ContainerFacts | None = None
+    if kind is RuntimeKind.DOCKER:
+        try:
+            container = docker_labels.inspect(name, policy.ollama.docker_host, ANSWER_SECONDS)
+        except RuntimeFailed as problem:
+            unknown["container"] = str(problem)
+    environment = environment_of(reading.pid)
+    if environment is None:
+        said = "can't be read (only root and its own user may)"
+        unknown["environment"] = f"the environment of process {reading.pid} {said}"
+        environment = _declared(unit, container)
+    limit, swap_limited = _limits(reading.pid)
+    return Server(
+        pid=reading.pid,
+        kind=kind,
+        name=name,
+        cgroup=reading.cgroup or "",
+        user=_user(reading.uid),
+        environment=environment,
+        unit=unit,
+        container=container,
+        limit_bytes=limit,
+        swap_limited=swap_limited,
+    )
+
+
+def environment_of(pid: int) -> dict[str, str] | None:
+    """What of a process' environment is Ollama's; None where it can't be read."""
+    try:
+        raw = Path(_PROC, str(pid), "environ").read_bytes()
+    except OSError:
+        return None
+    pairs = (line.decode("utf-8", "backslashreplace").partition("=") for line in raw.split(b"\0"))
+    return {key: value for key, separator, value in pairs if separator and key.startswith(_KEYS)}
+
+
+def _declared(unit: UnitFacts | None, container: ContainerFacts | None) -> dict[str, str] | None:
+    declared = unit.environment if unit else container.environment if container else None
+    if declared is None:
+        return None
+    return {key: value for key, value in declared.items() if key.startswith(_KEYS)}
+
+
+def read_unit(name: str, root: Path) -> UnitFacts:
+    """The facts of a unit's files below ``root``, in the order in which systemd applies them."""
+    folders = [root / folder for folder in UNIT_DIRS]
+    main = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    drop_ins: dict[str, Path] = {}
+    for folder in reversed(folders):  # one of /etc hides one of the same name below /lib
+        with contextlib.suppress(OSError):
+            drop_ins |= {path.name: path for path in (folder / f"{name}.d").glob("*.conf")}
+    paths = [*([main] if main else []), *(drop_ins[key] for key in sorted(drop_ins))]
+    texts: list[tuple[str, str]] = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            texts.append((str(path), path.read_text(encoding="utf-8", errors="replace")))
+    return unit_of(name, texts)
+
+
+def _limits(pid: int) -> tuple[int | None, bool | None]:
+    """(the smallest memory limit of its cgroup and those above, whether its swap is counted)."""
+    try:
+        membership = Path(_PROC, str(pid), "cgroup").read_bytes()
+    except OSError:
+        return None, None
+    place = CgroupTrees(_PROC, _CGROUPS).place(membership)
+    if not place.directories:
+        return None, None
+    limits: list[int] = []
+    for directory in place.directories:
+        for name in _LIMIT_FILES[place.version]:
+            with contextlib.suppress(OSError):
+                limit, _ = parse_limit(Path(directory, name).read_bytes())
+                limits += [limit] if limit is not None else []
+    swap = Path(place.directories[0], _SWAP_FILES[place.version]).exists()
+    return min(limits, default=None), swap
+
+
+def _swap_bytes() -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(_PROC, "meminfo").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("SwapTotal:"):
+                size = int(line.split()[1]) * 1024
+                return size if size < _NO_SWAP_BYTES else 0
+    return 0
+
+
+def _neighbours(servers: tuple[Server, ...], unknown: dict[str, str]) -> tuple[Neighbour, ...]:
+    """Who else holds memory, the largest first."""
+    ours = {server.name for server in servers} | {server.name[:SHORT_ID] for server in servers} | _OLLAMAS
+    try:
+        consumers = top(ANSWER_SECONDS)
+    except TooLong as error:
+        unknown["neighbours"] = str(error)
+        return ()
+    return tuple(Neighbour(c.name, c.kind, c.bytes) for c in consumers if c.name not in ours)
+
+
+def _user(uid: int | None) -> str:
+    if uid is None:
+        return ""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

@@ -1,0 +1,236 @@
+"""What `init` and `doctor` know of a machine, and the plain questions that it answers. Values only.
+
+What could not be read is None, never a guess. `advice` says what would suit such a machine, `checkup` what is
+wrong with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ollama_guard.core.foreseen import DEFAULT_CONTEXT_TOKENS
+from ollama_guard.core.runtime import RuntimeKind
+
+DEFAULT_PORT = 11434
+
+# The first version whose runners are llama-server processes, each with a prompt cache (facts, section 0).
+_PROMPT_CACHE_SINCE = (0, 30)
+
+_CONTAINER = re.compile(r"(?:(?:docker|libpod|crio|cri-containerd|nerdctl)-)?([0-9a-f]{64})(?:\.scope)?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """One installed model; ``kv_bytes_per_token`` as `core.model.CatalogueEntry`."""
+
+    names: tuple[str, ...]
+    size_bytes: int
+    kv_bytes_per_token: int | None = None
+    training_context: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The shortest of its names."""
+        return min(self.names, key=lambda name: (len(name), name))
+
+    def needs_bytes(self, context_tokens: int, parallel: int = 1) -> int:
+        """What it takes when loaded: weights and f16 KV cache of all slots (facts 3.4)."""
+        return self.size_bytes + self.cache_bytes(context_tokens, parallel)
+
+    def cache_bytes(self, context_tokens: int, parallel: int = 1) -> int:
+        """The KV cache of all slots."""
+        context = min(context_tokens, self.training_context or context_tokens)
+        return (self.kv_bytes_per_token or 0) * context * parallel
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Somebody else who holds memory; ``kind`` is ``container``, ``unit`` or ``process``."""
+
+    name: str
+    kind: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeFacts:
+    """Where the compose project of a container is kept (its ``com.docker.compose.*`` labels)."""
+
+    working_dir: str
+    config_files: tuple[str, ...]
+    service: str
+    version: str = ""
+
+    @property
+    def program(self) -> str:
+        """How the owner calls it: the first generation is a program of its own."""
+        return "docker-compose" if self.version.startswith("1.") else "docker compose"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFacts:
+    """What ``docker inspect`` says and advice needs. ``published`` are the host's addresses of its ports."""
+
+    id: str
+    name: str
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    image: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    memory_limit_bytes: int | None = None
+    published: tuple[str, ...] = ()
+    host_network: bool = False
+    auto_remove: bool = False
+    authority: bool = False
+    models_source: str = ""
+    compose: ComposeFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFacts:
+    """What a unit's files say: ``oom_policy`` as written last ("" = the default, which is ``stop``)."""
+
+    name: str
+    oom_policy: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    guarded: bool = False
+    """Whether it reads the guard's environment file."""
+    overruling: tuple[str, ...] = ()
+    """Environment files that are read after the guard's, by drop-ins named later than its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One ``ollama serve`` and how it is run.
+
+    ``name`` is the unit's or the container's, "" for a bare process. ``environment`` is that of the process,
+    else what its unit or container declares; None when none of them could be read. ``limit_bytes`` is the
+    smallest memory limit of its cgroup and those above, whatever its size.
+    """
+
+    pid: int
+    kind: RuntimeKind = RuntimeKind.PROCESS
+    name: str = ""
+    cgroup: str = ""
+    user: str = ""
+    environment: Mapping[str, str] | None = None
+    unit: UnitFacts | None = None
+    container: ContainerFacts | None = None
+    limit_bytes: int | None = None
+    swap_limited: bool | None = None
+    """Whether its cgroup counts swap; None when that can't be told."""
+
+    @property
+    def users_own(self) -> bool:
+        """Whether its unit is one of a user's own manager, whose files are not the system's."""
+        return self.kind is RuntimeKind.SYSTEMD and "/user@" in self.cgroup
+
+    @property
+    def title(self) -> str:
+        """What a sentence calls it."""
+        match self.kind:
+            case RuntimeKind.SYSTEMD:
+                return self.name
+            case RuntimeKind.DOCKER:
+                return f"container {self.container.name if self.container else self.name[:12]}"
+            case RuntimeKind.PROCESS:
+                return f"process {self.pid}"
+
+    def says(self, key: str) -> str:
+        """What its environment says, "" for nothing or for not known."""
+        return (self.environment or {}).get(key, "").strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One look at the machine. ``unknown`` says of each thing that could not be read why."""
+
+    total_bytes: int
+    available_bytes: int | None = None
+    swap_bytes: int = 0
+    psi: bool = True
+    cgroups: str = "v2"
+    servers: tuple[Server, ...] = ()
+    url: str = ""
+    version: str | None = None
+    models: tuple[Installed, ...] | None = None
+    neighbours: tuple[Neighbour, ...] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def server(self) -> Server | None:
+        """The server that advice is about: the only one, or the first."""
+        return self.servers[0] if self.servers else None
+
+    @property
+    def capacity_bytes(self) -> int:
+        """The memory that Ollama lives in: the machine's, or less where its cgroup is limited."""
+        limit = self.server.limit_bytes if self.server else None
+        return self.total_bytes if limit is None else min(limit, self.total_bytes)
+
+    @property
+    def limited(self) -> bool:
+        """Whether a limit below the machine's memory holds for Ollama."""
+        return self.capacity_bytes < self.total_bytes
+
+
+def runtime_of(cgroup: str) -> tuple[RuntimeKind, str]:
+    """How a process is run by its cgroup's path: the deepest container in it, else its deepest service."""
+    parts = [part for part in cgroup.split("/") if part]
+    for part in reversed(parts):
+        if match := _CONTAINER.match(part):
+            return RuntimeKind.DOCKER, match[1]
+    for part in reversed(parts):
+        if part.endswith(".service") and not part.startswith("user@"):
+            return RuntimeKind.SYSTEMD, part
+    return RuntimeKind.PROCESS, ""
+
+
+def has_prompt_cache(version: str | None) -> bool | None:
+    """Whether its runners keep a prompt cache of up to 8 GiB (facts 3.3); None: the version is not known."""
+    head = (version or "").split("-")[0].split(".")
+    try:
+        return (int(head[0]), int(head[1])) >= _PROMPT_CACHE_SINCE
+    except (ValueError, IndexError):
+        return None
+
+
+def listens_at(host: str) -> tuple[str, int]:
+    """(address, port) of an OLLAMA_HOST; its default is 127.0.0.1:11434 (facts 2.5)."""
+    text = host.strip().strip("\"'")
+    scheme, separator, rest = text.partition("://")
+    default = DEFAULT_PORT
+    if separator:
+        default, text = {"http": 80, "https": 443}.get(scheme.lower(), DEFAULT_PORT), rest
+    text = text.split("/")[0]
+    address, colon, port = text.rpartition(":")
+    if text.endswith("]") or not colon or (address.count(":") and not address.startswith("[")):
+        address, port = text, ""
+    number = int(port) if port.isascii() and port.isdigit() and 0 < int(port) < 65536 else default
+    return address.strip("[]") or "127.0.0.1", number
+
+
+def open_to_all(address: str) -> bool:
+    """Whether an address to listen at is every address of the machine."""
+    return address in ("0.0.0.0", "::", "*")  # noqa: S104 (this is the test for it)
+
+
+def context_tokens(environment: Mapping[str, str] | None) -> int:
+    """Ollama's default context on a CPU under this environment (facts 2.5)."""
+    return positive((environment or {}).get("OLLAMA_CONTEXT_LENGTH", "")) or DEFAULT_CONTEXT_TOKENS
+
+
+def positive(text: str) -> int:
+    """A whole number above zero as Ollama reads it; 0 for anything else, which is its default."""
+    text = text.strip().strip("\"'")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
+def pins_for_ever(keep_alive: str) -> bool:
+    """Whether an OLLAMA_KEEP_ALIVE keeps models for ever: a negative number or duration (facts 1.6)."""
+    return bool(
+        re.fullmatch(r"-\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h)?(?:\d.*)?", keep_alive.strip().strip("\"'"))
+    )

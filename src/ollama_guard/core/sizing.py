@@ -1,0 +1,124 @@
+"""How much of a machine models may take, and which of them fit into that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ollama_guard.core.machine import Installed, Machine, context_tokens, has_prompt_cache, positive
+from ollama_guard.core.model import Level
+from ollama_guard.core.policy import MIB, Policy
+from ollama_guard.core.runtime import RuntimeKind
+
+# llama.cpp's own bound of each runner's prompt cache (MiB; facts 3.3).
+UNBOUNDED_CACHE_MIB = 8192
+# A 32nd of the memory: 128 MiB of 4 GiB holds a prompt of a thousand tokens of a 3B model, and three runners
+# with it take less than a tenth. From 64 MiB (less holds no prompt at all) to 1 GiB.
+CACHE_SHARE, LEAST_CACHE_MIB, MOST_CACHE_MIB = 1 / 32, 64, 1024
+# What is left for everybody else beside a limited container: an eighth, and at least what a system with its
+# containers needs to stay quick. The soft threshold stays free besides.
+OTHERS_SHARE, LEAST_OTHERS_BYTES = 1 / 8, 512 * MIB
+
+
+class Fits(StrEnum):
+    """How far a model fits into a machine."""
+
+    TOGETHER = "together"
+    """With every smaller one beside it."""
+    ALONE = "alone"
+    TIGHT = "tight"
+    """Only below the soft threshold: it would be unloaded whenever it is idle."""
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One model among the others, small to large; ``needs_bytes`` without its prompt cache."""
+
+    model: Installed
+    needs_bytes: int
+    fits: Fits
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The memory that models may take, and the bounds of each runner: as the owner set them, else as advised.
+
+    ``bound_bytes`` is the most that one model can have: what is left above critical.
+    """
+
+    capacity_bytes: int
+    room_bytes: int
+    bound_bytes: int
+    cache_bytes: int
+    context: int
+    parallel: int
+
+    def takes(self, model: Installed, context: int | None = None) -> int:
+        """What its runner may grow to."""
+        return model.needs_bytes(context or self.context, self.parallel) + self.cache_bytes
+
+    def fitting(self, models: Iterable[Installed], context: int | None = None) -> int:
+        """How many of them fit, each alone."""
+        return sum(self.takes(model, context) <= self.room_bytes for model in models)
+
+
+def container_limit(machine: Machine, policy: Policy) -> int | None:
+    """The memory limit that a container without one should get, in whole MiB; None where none is advised.
+
+    One that is just so is advised again: it is the guard's own.
+    """
+    server = machine.server
+    if server is None or server.kind is not RuntimeKind.DOCKER:
+        return None
+    others = max(int(machine.total_bytes * OTHERS_SHARE), LEAST_OTHERS_BYTES)
+    free = policy.host.bytes_of(Level.SOFT, machine.total_bytes)
+    limit = (machine.total_bytes - free - others) // MIB * MIB
+    owners = server.container.memory_limit_bytes if server.container else None
+    free_to_set = owners is None or owners >= machine.total_bytes or owners == limit
+    return limit if limit > 0 and free_to_set else None
+
+
+def room_of(machine: Machine, policy: Policy, owners: Mapping[str, str], limit: int | None) -> Room:
+    """The room of a machine; ``limit`` is one that is advised, ``owners`` the environment that is theirs."""
+    capacity = machine.capacity_bytes if limit is None else min(limit, machine.capacity_bytes)
+    free = policy.host.bytes_of(Level.SOFT, machine.total_bytes)
+    critical = policy.host.bytes_of(Level.CRITICAL, machine.total_bytes)
+    room, bound = machine.total_bytes - free, machine.total_bytes - critical
+    if capacity < machine.total_bytes:
+        room = min(room, capacity - policy.container.bytes_of(Level.SOFT, capacity))
+        bound = min(bound, capacity - policy.container.bytes_of(Level.CRITICAL, capacity))
+    said = owners.get("LLAMA_ARG_CACHE_RAM", "")
+    mib = positive(said) if said else cache_mib(capacity)
+    cached = has_prompt_cache(machine.version) is not False and said != "0"
+    return Room(
+        capacity_bytes=capacity,
+        room_bytes=room,
+        bound_bytes=bound,
+        cache_bytes=(mib or UNBOUNDED_CACHE_MIB) * MIB if cached else 0,
+        context=context_tokens(owners),
+        parallel=positive(owners.get("OLLAMA_NUM_PARALLEL", "")) or 1,
+    )
+
+
+def cache_mib(capacity_bytes: int) -> int:
+    """The bound of a runner's prompt cache that suits so much memory, in MiB, in steps of 64."""
+    wanted = int(capacity_bytes / MIB * CACHE_SHARE) // LEAST_CACHE_MIB * LEAST_CACHE_MIB
+    return min(max(wanted, LEAST_CACHE_MIB), MOST_CACHE_MIB)
+
+
+def tiers_of(models: Sequence[Installed], room: Room) -> tuple[Tier, ...]:
+    """How far each model fits; they come small to large."""
+    tiers, taken = [], 0
+    for model in models:
+        needs = model.needs_bytes(room.context, room.parallel)
+        taken += room.takes(model)
+        if needs > room.bound_bytes:
+            fits = Fits.NEVER
+        elif room.takes(model) > room.room_bytes:
+            fits = Fits.TIGHT
+        else:
+            fits = Fits.TOGETHER if taken <= room.room_bytes else Fits.ALONE
+        tiers.append(Tier(model, needs, fits))
+    return tuple(tiers)
