@@ -114,9 +114,20 @@ def proceed(scene: Scene, *, word: bool, blind: bool) -> Turn:
     if ended:
         return Turn(_over(durable, scene.now, Ending.FAILED, ended))
     durable = replace(durable, playbook=position)
-    untold = position.step is Step.QUARANTINE and not scene.snapshot.store.read_at
-    waits = untold and scene.now - (scene.state.started_at or scene.now) < UNTOLD_SECONDS
-    return Turn(durable, None if waits or scene.now < position.not_before_at else _action(scene, position))
+    waits = scene.now < position.not_before_at or _waits_for_hands(scene, position)
+    return Turn(durable, None if waits else _action(scene, position))
+
+
+def _waits_for_hands(scene: Scene, position: Position) -> bool:
+    """Whether hands are not there, or have just begun and not told yet of what the step is about."""
+    snapshot = scene.snapshot
+    if position.step is Step.KILL_SERVER:
+        return False
+    untold = (position.step is Step.QUARANTINE and not snapshot.store.read_at) or (
+        position.step is Step.VERIFY and not snapshot.catalogue
+    )
+    young = scene.now - (scene.state.started_at or scene.now) < UNTOLD_SECONDS
+    return not snapshot.hands_alive or (untold and young)
 
 
 def _has_recovered(scene: Scene, position: Position) -> bool:
@@ -163,7 +174,7 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
         again = replace(
             position,
             not_before_at=outcome.at + pause_seconds(position.attempts),
-            trouble=position.trouble or f"{position.step.value.replace('_', ' ')}: {outcome.detail}"[:200],
+            failed=outcome.detail[:200],
         )
         hangs = outcome.kind is OutcomeKind.FAILED and not position.killed
         if position.step is Step.STOP and hangs:
@@ -186,6 +197,8 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
             then = Step.QUARANTINE if position.targets else Step.VERIFY
             position = replace(_at(position, then), stopping=False)
         case _:
+            if action.model is None and position.failed:
+                position = _with(position, "no model answered")
             return _verified(replace(durable, playbook=position), position, outcome)
     return replace(durable, playbook=position)
 
@@ -233,8 +246,8 @@ def _passed(scene: Scene, position: Position) -> Position:
             return _at(position, Step.START)
         case Step.QUARANTINE if spent or targets.is_hidden(scene, position.targets[0]):
             names = " = ".join(position.targets[0].names) or position.targets[0].blob[:19]
-            left = replace(_at(position, Step.QUARANTINE), targets=position.targets[1:])
-            return _with(left, f"{names} could not be hidden") if spent else left
+            told = _with(position, f"{names} could not be hidden") if spent else position
+            return replace(_at(told, Step.QUARANTINE), targets=position.targets[1:])
         case _:
             return position
 
@@ -255,12 +268,12 @@ def _to_start(position: Position, trouble: str) -> Position:
 
 
 def _at(position: Position, step: Step) -> Position:
-    return replace(position, step=step, attempts=0, not_before_at=0.0)
+    return replace(position, step=step, attempts=0, not_before_at=0.0, failed="")
 
 
 def _with(position: Position, trouble: str) -> Position:
-    told = f"{trouble} ({position.trouble})" if position.trouble else trouble
-    return replace(position, trouble=told[:300])
+    told = f"{trouble} ({position.failed})" if position.failed else trouble
+    return replace(position, trouble=f"{position.trouble}; {told}"[:400] if position.trouble else told)
 
 
 def pause_seconds(attempts: int) -> float:
@@ -352,9 +365,10 @@ def _action(scene: Scene, position: Position) -> Action:
 
 
 def sentence(scene: Scene, position: Position) -> str:
-    """What the present step does here, and why."""
+    """What the present step does here; the first one says why, the others follow from it."""
     again = f", try {position.attempts + 1}" if position.attempts else ""
-    return f"{position.name.value}: {what(scene, position)}{again} ({position.reason})"
+    why = f" ({position.reason})" if position.step is Step.CONSTRAIN else ""
+    return f"{position.name.value}: {what(scene, position)}{again}{why}"
 
 
 def what(scene: Scene, position: Position) -> str:

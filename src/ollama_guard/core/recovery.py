@@ -44,8 +44,8 @@ class Position:
 
     ``action_id`` is the action that carries the step out, None while there is none. ``attempts`` counts those
     of this step, over all lives of the guard; the next may come at ``not_before_at``. ``targets`` are still
-    to be hidden. ``stopping`` says that Ollama may be down by our doing. ``trouble`` is what went wrong
-    first, and ``giving_up`` that Ollama is only to be started again.
+    to be hidden. ``stopping`` says that Ollama may be down by our doing. ``failed`` is how the last try of
+    this step went wrong, ``trouble`` what was given up, ``giving_up`` that Ollama is only to be started.
     """
 
     name: Playbook
@@ -61,6 +61,7 @@ class Position:
     stopping: bool = False
     giving_up: bool = False
     by_hand: bool = False
+    failed: str = ""
     trouble: str = ""
 
 

@@ -1,0 +1,81 @@
+"""The whole guard recovers a frozen Ollama in a real container, alone, also when it is killed in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from beds.docker import DockerEngine
+from beds.docker_ollama import ContainerOllama
+from beds.grow_model import grow_model
+from beds.guard import Guard
+from beds.http import request
+
+SECONDS = 180.0
+MIB = 1024**2
+WORD = 'authority = "server"\npoll = "2s"\nunresponsive_after = "4s"\nrequest_timeout = "3s"\n'
+QUICK = '[playbook.freeze]\nstuck_after = "5s"\nyoung_for = "0s"\nquiet = "30s"\n'
+
+Frozen = tuple[Guard, ContainerOllama, int]
+
+
+@pytest.fixture
+def frozen(
+    docker_engine: DockerEngine, docker_ollama: Callable[..., ContainerOllama], tmp_path: Path
+) -> Iterator[Frozen]:
+    """A guarded server of 600 MiB with a model that fits and one that can't, stopped by a signal just now.
+
+    Without the guard it would stay so for ever: to Docker it is a running container.
+    """
+    models = tmp_path / "models"
+    models.mkdir()
+    server = docker_ollama(models=models, container={"restart": "always", "mem_limit": 600 * MIB})
+    for name, blocks in (("small", 2), ("vast", 300)):
+        weights = tmp_path / f"{name}.gguf"
+        grow_model(server.installation.seed, weights, blocks, name)
+        server.create(name, weights)
+    docker = {"DOCKER_HOST": docker_engine.url}
+    with Guard(server.url, cgroup=f"/{docker_engine.cgroup}", ollama=WORD, config=QUICK, env=docker) as guard:
+        guard.wait_guarding(server.pid)
+        guard.wait_event("runtime.found", SECONDS, kind="docker")
+        before = server.pid
+        os.kill(before, signal.SIGSTOP)
+        yield guard, server, before
+
+
+def assert_recovered(guard: Guard, server: ContainerOllama, before: int) -> None:
+    """Another server answers, what fits is there, what can't is hidden, and the run has ended well."""
+    ended = guard.wait_event("playbook.finished", SECONDS)
+    assert ended["outcome"] == "done", guard.tail()
+    assert server.alive
+    assert server.pid != before
+    listed = {entry["name"] for entry in request(server.url, "GET", "/api/tags")["models"]}
+    assert "small:latest" in listed
+    assert "vast:latest" not in listed
+
+
+def test_a_server_that_was_stopped_by_a_signal_is_recovered_and_what_cannot_fit_is_hidden(
+    frozen: Frozen,
+) -> None:
+    guard, server, before = frozen
+    assert_recovered(guard, server, before)
+    steps = [event["step"] for event in guard.events("playbook.step")]
+    assert steps == ["constrain", "stop", "start", "verify"]
+    assert len(guard.events("model.quarantined")) == 1
+
+
+@pytest.mark.parametrize("step", ["constrain", "stop", "hide", "start", "verify"])
+def test_a_guard_that_is_killed_when_a_step_has_begun_goes_on_from_there(frozen: Frozen, step: str) -> None:
+    guard, server, before = frozen
+
+    def begun() -> bool:
+        return any(f"freeze: {step} " in event["message"] for event in guard.events("decision.made"))
+
+    guard.wait(begun, SECONDS, f"the step {step}")
+    guard.kill()
+    guard.start()
+    assert_recovered(guard, server, before)
