@@ -17,7 +17,7 @@ from ollama_guard.core.policy import OllamaPolicy, Policy
 from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
 from ollama_guard.hands.announcing import Announcer
 from ollama_guard.hands.journal import log
-from ollama_guard.hands.lanes import Clock, Lane, Mailbox, Result
+from ollama_guard.hands.lanes import Clock, Lane, Mailbox, Overdue, Result
 from ollama_guard.hands.looking import SHORT_ID, Key, Look, Looked, PortOf, failed
 from ollama_guard.hands.remembered import RememberedRuntimes
 from ollama_guard.ports import RuntimePort
@@ -137,8 +137,9 @@ class Runtimes:
         if result.error is None:
             self._take_in(cast("Looked", result.value))
         else:
+            word = "hanging" if isinstance(result.error, Overdue) else "bad_answer"
             for name in look.known:
-                self._readings[name] = self._still(failed(*name, "hanging", str(result.error)))
+                self._readings[name] = self._still(failed(*name, word, str(result.error)))
         self._forget()
         for reading in self._all():
             self._announcer.tell(reading)

@@ -141,15 +141,17 @@ class DockerRuntime:
         this = str(inspected.get("Id", ""))
         listed = [entry for entry in call.running() if entry.get("Id") != this][:INSPECT_LIMIT]
         names, name = [], readings.name_of(inspected)
+        known, joins = self._joins, {}  # replaced whole, since another thread may be reading it
         for entry in listed:
             other = str(entry.get("Id", ""))
-            if other not in self._joins:
+            if other not in known:
                 seen = call.known(other)
-                self._joins[other] = frozenset() if seen is None else readings.joins(seen)
-            if any(this.startswith(joined) or joined == name for joined in self._joins[other]):
+                joins[other] = frozenset() if seen is None else readings.joins(seen)
+            else:
+                joins[other] = known[other]
+            if any(this.startswith(joined) or joined == name for joined in joins[other]):
                 names.append(str((entry.get("Names") or [other])[0]).lstrip("/"))
-        here = {str(entry.get("Id", "")) for entry in listed}
-        self._joins = {other: joined for other, joined in self._joins.items() if other in here}
+        self._joins = joins
         return sorted(names)
 
     @contextlib.contextmanager

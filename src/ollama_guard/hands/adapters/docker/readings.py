@@ -78,7 +78,8 @@ def joins(inspected: Mapping[str, Any]) -> frozenset[str]:
     """The containers (ids or names) whose network, processes or shared memory a container lives in."""
     host = _part(inspected, "HostConfig")
     modes = (str(host.get(key) or "") for key in ("NetworkMode", "PidMode", "IpcMode"))
-    return frozenset(mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))
+    joined = (mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))
+    return frozenset(filter(None, joined))
 
 
 def _state_of(state: Mapping[str, Any]) -> RuntimeState:
