@@ -24,6 +24,7 @@ import pytest
 
 from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
+from beds.guard import Guard
 from ollama_guard.settings.compiler import compile_text
 from ollama_guard.testing.fake import FakeOllama
 
@@ -448,6 +449,20 @@ def test_a_running_guard_is_asked_first(unit: Box) -> None:
     first, *others = result.stdout.splitlines()
     assert first == "the guard: 2 constraints taken back"
     assert f"removed {DROP_IN}" in others
+
+
+def test_the_real_guard_releases_what_it_can_and_the_files_follow(unit: Box) -> None:
+    before = unit.tree()
+    assert unit.run("init", "--apply").returncode == 0
+    assert unit.server is not None
+    (unit.home / "guard").mkdir()
+    with Guard(unit.server.url, cgroup=f"/{unit.cgroup.name}", home=unit.home / "guard") as guard:
+        guard.wait_guarding(unit.server.pid)
+        result = unit.run("release", f"--runtime-dir={guard.runtime}", f"--state-dir={guard.state}")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("the guard: ")
+    assert f"removed {DROP_IN}\n" in result.stdout
+    assert unit.tree() == before
 
 
 def test_a_guard_that_refuses_now_keeps_its_files(unit: Box) -> None:
