@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
 from typing import Any
 
 import pytest
 
 from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
+from beds.guard import Guard
 from ollama_guard.settings.compiler import compile_text
 from ollama_guard.testing.fake import FakeOllama
 
@@ -270,6 +272,7 @@ def test_a_wrong_configuration_is_told_and_nothing_is_written(unit: Box) -> None
 
 def inspected(labels: Mapping[str, str], entrypoint: list[str] | None = None) -> dict[str, Any]:
     return {
+        "ApiVersion": "1.41",  # what the library asks first; every question gets this whole answer
         "Id": CONTAINER_ID,
         "Name": "/llm",
         "Config": {
@@ -289,31 +292,30 @@ COMPOSE_LABELS = {
 }
 
 
-def answering(box: Box, name: str, document: Mapping[str, Any], status: str = "200 OK") -> list[str]:
-    """A socket that answers every request so; returns the request lines that came, and its address last."""
-    path, asked = box.home / name, list[str]()
+def answering(box: Box, name: str, document: Mapping[str, Any], status: int = 200) -> list[str]:
+    """A socket that answers every request so; returns the request lines that came."""
+    path, asked, content = box.home / name, list[str](), json.dumps(document).encode()
     path.parent.mkdir(exist_ok=True)
-    listener = box.stack.enter_context(socket.socket(socket.AF_UNIX))
-    listener.bind(str(path))
-    listener.listen()
-    content = json.dumps(document).encode()
 
-    def serve() -> None:
-        while True:
-            try:
-                connection = listener.accept()[0]
-            except OSError:
-                return
-            with connection:
-                asked.append(connection.recv(65536).decode().splitlines()[0])
-                connection.sendall(
-                    f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
-                )
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            asked.append(self.requestline)
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
-    thread = threading.Thread(target=serve, daemon=True)
+        do_GET = do_POST = answer  # noqa: N815 (the base class' names)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    server = box.stack.enter_context(ThreadingUnixStreamServer(str(path), Handler))
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     box.stack.callback(thread.join, 5.0)
-    box.stack.callback(listener.shutdown, socket.SHUT_RDWR)
+    box.stack.callback(server.shutdown)
     return asked
 
 
@@ -449,11 +451,25 @@ def test_a_running_guard_is_asked_first(unit: Box) -> None:
     assert f"removed {DROP_IN}" in others
 
 
+def test_the_real_guard_releases_what_it_can_and_the_files_follow(unit: Box) -> None:
+    before = unit.tree()
+    assert unit.run("init", "--apply").returncode == 0
+    assert unit.server is not None
+    (unit.home / "guard").mkdir()
+    with Guard(unit.server.url, cgroup=f"/{unit.cgroup.name}", home=unit.home / "guard") as guard:
+        guard.wait_guarding(unit.server.pid)
+        result = unit.run("release", f"--runtime-dir={guard.runtime}", f"--state-dir={guard.state}")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("the guard: ")
+    assert f"removed {DROP_IN}\n" in result.stdout
+    assert unit.tree() == before
+
+
 def test_a_guard_that_refuses_now_keeps_its_files(unit: Box) -> None:
     unit.run("init", "--apply")
     before = unit.tree()
     answer = {"ok": False, "text": "freeze is running: ask again when it is over", "detail": {}}
-    answering(unit, "run/control.sock", answer, "409 Conflict")
+    answering(unit, "run/control.sock", answer, 409)
     result = unit.run("release")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "the guard: freeze is running: ask again when it is over\n"

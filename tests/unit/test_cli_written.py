@@ -185,7 +185,7 @@ def test_a_name_that_is_another_model_now_is_never_overwritten(tmp_path: Path) -
     now = put(tmp_path, "/manifests/registry.ollama.ai/library/big/7b", "new")
     (one,) = unhide([tmp_path])
     assert not one.ok
-    assert one.text.endswith(f"mv {alias} {now}")
+    assert one.text.endswith(f"to have it back: mv {alias} {now}")
     assert (alias.read_text(), now.read_text()) == ("old", "new")
 
 

@@ -17,12 +17,18 @@ from ollama_guard.core.machine import Server
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.protection import ENVIRONMENT_FILE
 from ollama_guard.core.runtime import RuntimeKind
-from ollama_guard.errors import ConfigError, GuardError
+from ollama_guard.errors import ConfigError, GuardError, RuntimeFailed
+from ollama_guard.hands.consumers import SHORT_ID
+from ollama_guard.hands.remembered import LIMITS_NAME
+from ollama_guard.hands.wiring import runtime_ports
+from ollama_guard.ports import RuntimePort
 
-LIMITS_FILE = "limits.json"
-"""What the limits were before the guard's first one, by runtime."""
 BOOK_FILE = "quarantine.json"
 """Which models are hidden, and where their folder was found last."""
+
+
+LIMIT_SECONDS = 10.0  # seconds for one runtime: each answers within one, and a person waits
+LONG_ID = 64  # characters of a container's whole id
 
 
 def environment_file(root: Path, state_dir: Path) -> Iterator[Undone]:
@@ -42,26 +48,38 @@ def environment_file(root: Path, state_dir: Path) -> Iterator[Undone]:
         yield Undone(ok=True, text=f"no longer constrained by {', '.join(lines)} ({until})")
 
 
-def limits(root: Path, state_dir: Path) -> Iterator[Undone]:
-    """Say which live limits are in force that only a runtime's own command takes back."""
-    path = below(root, state_dir / LIMITS_FILE)
+def limits(root: Path, state_dir: Path, policy: Policy) -> Iterator[Undone]:
+    """Put back the live limits that were there before the guard's; says the command where that fails."""
+    folder = below(root, state_dir)
     try:
-        known = json.loads(read_text(path) or "{}")
+        known = json.loads(read_text(folder / LIMITS_NAME) or "{}")
     except ValueError:
-        text = f"{path}: what the limits were can't be read; to see what they are now: docker inspect"
+        text = f"{folder / LIMITS_NAME}: what the limits were can't be read; what they are: docker inspect"
         yield Undone(ok=False, text=text)
         return
+    port_of = runtime_ports(folder)(policy.ollama)
     for runtime, before in known.items() if isinstance(known, dict) else ():
-        values = before if isinstance(before, dict) else {}
-        told = ", ".join(f"{key} {value}" for key, value in values.items())
-        kind, _, name = str(runtime).partition(":")
-        text = f"the limits of {name[:64]} are still the guard's (before: {told or 'none'})"
-        yield Undone(ok=False, text=f"{text}; {_command(kind, name, values)}")
+        kind, _, rest = str(runtime).partition(":")
+        name = rest.rpartition(":")[0] if kind == RuntimeKind.SYSTEMD else rest
+        if kind in (RuntimeKind.DOCKER, RuntimeKind.SYSTEMD):
+            values = before if isinstance(before, dict) else {}
+            yield _unlimited(port_of(RuntimeKind(kind)), name, _command(kind, name, values))
+
+
+def _unlimited(port: RuntimePort, name: str, command: str) -> Undone:
+    shown = name[:SHORT_ID] if len(name) == LONG_ID else name
+    try:
+        port.unlimit(name, LIMIT_SECONDS)
+    except RuntimeFailed as problem:
+        if problem.kind == "gone":
+            return Undone(ok=True, text=f"{shown} is gone, and the guard's limits with it")
+        return Undone(ok=False, text=f"{shown} still has limits of the guard's: {problem}; {command}")
+    return Undone(ok=True, text=f"{shown} has the limits of its owner")
 
 
 def _command(kind: str, name: str, before: dict[str, object]) -> str:
     if kind == "systemd":
-        return f"systemctl revert {name} takes runtime limits back"
+        return f"systemctl revert {name}"
     memory, swap = before.get("Memory", 0) or 0, before.get("MemorySwap", 0) or -1
     nano = before.get("NanoCpus", 0)
     cpus = f" --cpus {nano / 1e9:g}" if isinstance(nano, int) else ""
@@ -88,12 +106,16 @@ def _book(root: Path, state_dir: Path) -> dict[str, object]:
     return book if isinstance(book, dict) else {}
 
 
-def model_folders(config: Path | None, root: Path, state_dir: Path) -> list[Path]:
-    """Where hidden models may lie: as configured, as found last, as servers say, where they usually are."""
+def policy_or_default(root: Path, config: Path | None) -> Policy:
+    """The owner's policy; a file that is wrong must not keep anything from being undone."""
     try:
-        policy = policy_below(root, config)
+        return policy_below(root, config)
     except ConfigError:
-        policy = Policy()
+        return Policy()
+
+
+def model_folders(policy: Policy, root: Path, state_dir: Path) -> list[Path]:
+    """Where hidden models may lie: as configured, as found last, as servers say, where they usually are."""
     known = [policy.ollama.models_folder, str(_book(root, state_dir).get("path") or "")]
     told = [folder for server in survey(policy, root).servers for folder in _told(server)]
     usual = [below(root, Path(folder)) for folder in USUAL_FOLDERS]

@@ -78,15 +78,22 @@ def _undone(where: Places, root: Path) -> Iterator[Undone]:
 
 
 def _without_daemon(where: Places, root: Path) -> Iterator[Undone]:
-    from ollama_guard.cli.leftovers import deleted, environment_file, limits, model_folders
+    from ollama_guard.cli.leftovers import (
+        deleted,
+        environment_file,
+        limits,
+        model_folders,
+        policy_or_default,
+    )
     from ollama_guard.cli.undoing import forget, undo_files
     from ollama_guard.cli.unhiding import unhide
     from ollama_guard.cli.written import Record
 
     record = Record.load(root)
-    folders = model_folders(where.config, root, where.state_dir)
+    policy = policy_or_default(root, where.config)
+    folders = model_folders(policy, root, where.state_dir)
     yield from environment_file(root, where.state_dir)
-    yield from limits(root, where.state_dir)
+    yield from limits(root, where.state_dir, policy)
     yield from unhide(folders)
     yield from deleted(root, where.state_dir)
     yield from undo_files(record)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ollama_guard.cli.glance import ANSWER_SECONDS, glance
+from ollama_guard.cli.options import DEFAULT_STATE_DIR
 from ollama_guard.core.machine import (
     ContainerFacts,
     Installed,
@@ -24,9 +25,9 @@ from ollama_guard.core.policy import Policy
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.core.unitfile import unit_of
 from ollama_guard.errors import OllamaError, RuntimeFailed, ServiceUnavailable
-from ollama_guard.hands.adapters import docker_labels
 from ollama_guard.hands.adapters.ollama import OllamaAdapter
 from ollama_guard.hands.consumers import SHORT_ID, TooLong, top
+from ollama_guard.hands.remembered import RememberedLimits
 from ollama_guard.sentinel.sensors.cgroup import parse_limit
 from ollama_guard.sentinel.sensors.cgtree import CgroupTrees
 
@@ -123,8 +124,13 @@ def _server(reading: ServerReading, policy: Policy, root: Path, unknown: dict[st
     unit = read_unit(name, root) if kind is RuntimeKind.SYSTEMD and name else None
     container: ContainerFacts | None = None
     if kind is RuntimeKind.DOCKER:
+        from ollama_guard.hands.adapters.docker import DockerRuntime
+
+        docker = DockerRuntime(
+            policy.ollama.docker_host, DEFAULT_STATE_DIR, RememberedLimits(DEFAULT_STATE_DIR)
+        )
         try:
-            container = docker_labels.inspect(name, policy.ollama.docker_host, ANSWER_SECONDS)
+            container = docker.facts(name, ANSWER_SECONDS)
         except RuntimeFailed as problem:
             unknown["container"] = str(problem)
     environment = environment_of(reading.pid)

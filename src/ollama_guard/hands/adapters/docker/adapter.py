@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ollama_guard.core.machine import ContainerFacts
 from ollama_guard.core.model import ServerReading
 from ollama_guard.core.runtime import Limits, RuntimeReading, RuntimeState, container_id_of
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.adapters.docker import limits as limiting
 from ollama_guard.hands.adapters.docker import readings
 from ollama_guard.hands.adapters.docker.engine import DEFAULT_ADDRESS, Call, Engine
+from ollama_guard.hands.adapters.docker.facts import facts_of
 from ollama_guard.ports import LimitsBook
 
 # Seconds between SIGTERM and SIGKILL: Ollama ends in 0.2 s, a frozen one not at all.
@@ -63,6 +65,11 @@ class DockerRuntime:
         """The container by its name, also while it is stopped."""
         with self._calls(name, deadline_seconds) as (engine, call, inspected):
             return self._read(engine, call, inspected)
+
+    def facts(self, name: str, deadline_seconds: float) -> ContainerFacts:
+        """What advice needs to know of a container: who keeps it, what it runs, who reaches it."""
+        with self._calls(name, deadline_seconds) as (_, _, inspected):
+            return facts_of(inspected)
 
     def stop(self, name: str, deadline_seconds: float) -> None:
         """SIGTERM, then SIGKILL; its restart policy leaves it alone after that."""

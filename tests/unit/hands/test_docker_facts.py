@@ -1,0 +1,56 @@
+"""What is read out of ``docker inspect``."""
+
+import pytest
+
+from ollama_guard.core.machine import ComposeFacts
+from ollama_guard.hands.adapters.docker.facts import facts_of
+
+INSPECTED = {
+    "Id": "a" * 64,
+    "Name": "/llm_ollama_1",
+    "Config": {
+        "Image": "ollama/ollama:latest",
+        "Entrypoint": ["/bin/ollama"],
+        "Cmd": ["serve"],
+        "Env": ["OLLAMA_HOST=0.0.0.0:11434", "OLLAMA_KEEP_ALIVE=-1", "BARE"],
+        "Labels": {
+            "com.docker.compose.service": "ollama",
+            "com.docker.compose.project.working_dir": "/srv/llm",
+            "com.docker.compose.project.config_files": "docker-compose.yml,gpu.yml",
+            "com.docker.compose.version": "1.29.2",
+            "ollama-guard.authority": "server",
+        },
+    },
+    "HostConfig": {
+        "Memory": 3221225472,
+        "NetworkMode": "llm_default",
+        "AutoRemove": False,
+        "PortBindings": {"11434/tcp": [{"HostIp": "", "HostPort": "11434"}, {"HostIp": "127.0.0.1"}]},
+    },
+    "Mounts": [{"Source": "/var/lib/docker/volumes/llm/_data", "Destination": "/root/.ollama"}],
+}
+
+
+def test_a_container_of_composes_is_read() -> None:
+    facts = facts_of(INSPECTED)
+    assert (facts.name, facts.entrypoint, facts.command) == ("llm_ollama_1", ("/bin/ollama",), ("serve",))
+    assert facts.compose == ComposeFacts("/srv/llm", ("docker-compose.yml", "gpu.yml"), "ollama", "1.29.2")
+    assert facts.environment == {"OLLAMA_HOST": "0.0.0.0:11434", "OLLAMA_KEEP_ALIVE": "-1"}
+    assert facts.published == ("0.0.0.0", "127.0.0.1")  # noqa: S104
+    assert facts.memory_limit_bytes == 3 * 1024**3
+    assert facts.models_source == "/var/lib/docker/volumes/llm/_data/models"
+    assert facts.authority
+    assert (facts.host_network, facts.auto_remove) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "odd", [{}, {"Config": None, "HostConfig": [], "Mounts": {}}, {"Config": {"Env": 7, "Labels": "x"}}]
+)
+def test_what_is_missing_or_odd_is_left_out(odd: dict[str, object]) -> None:
+    facts = facts_of(odd)
+    assert (facts.compose, facts.memory_limit_bytes, facts.environment) == (None, None, {})
+
+
+def test_a_plain_container_has_no_compose_project() -> None:
+    labels = {"com.docker.compose.service": "ollama"}  # half of what compose writes
+    assert facts_of({"Config": {"Labels": labels, "Entrypoint": "/bin/x"}}).compose is None
