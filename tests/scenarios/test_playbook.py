@@ -335,6 +335,7 @@ def test_runs_that_do_not_help_are_bounded_and_then_said() -> None:
     assert world.served.running
     held = [d for d in world.decisions if d.rung is Rung.HOLD and "budget" in d.reason]
     assert held
+    assert all(decision.gave_up for decision in held)
 
 
 def test_a_second_run_waits_longer_than_the_first() -> None:

@@ -136,7 +136,7 @@ class Loop:
         self._tick_at = now + self._fail_seconds
         requests = (self._requests.popleft(),) if self._requests else ()
         decision, wavered = mind.think(self.told, requests)
-        self.outfit.keep_state()  # what people are answered, and a step that is posted, survives us
+        self.outfit.keep_state()  # what people are answered, and a posted step of a playbook, survive us
         self.answers.decided(decision)
         if not decision.would:
             for action in decision.actions:
