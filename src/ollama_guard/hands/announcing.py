@@ -41,4 +41,4 @@ def _runner(reading: RuntimeReading) -> str:
         case RuntimeKind.SYSTEMD:
             return f"systemd, as {reading.name}"
         case RuntimeKind.PROCESS:
-            return "nobody: it is a bare process"
+            return "hand, as a bare process"

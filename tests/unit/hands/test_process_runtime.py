@@ -31,7 +31,7 @@ def test_it_runs_until_it_ends_and_another_with_its_number_is_not_it() -> None:
         process.pid,
     )
     assert seen.verbs == ()
-    assert "by hand" in seen.cannot
+    assert "nothing here could start it again" in seen.cannot
     assert "systemd" in seen.hint
     assert seen.started_at is not None
     assert another.state is RuntimeState.GONE

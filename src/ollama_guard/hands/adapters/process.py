@@ -10,7 +10,7 @@ from ollama_guard.core.model import ServerReading
 from ollama_guard.core.runtime import Limits, RuntimeKind, RuntimeReading, RuntimeState
 from ollama_guard.errors import RuntimeFailed
 
-_CANNOT = "it was started by hand: nothing here could start it again"
+_CANNOT = "nothing here could start it again"
 _HINT = "run Ollama as a systemd unit (its install script makes one) or in a container"
 
 
