@@ -78,7 +78,7 @@ def test_a_dead_tick_is_caught_by_the_watchdog(vm: Vm) -> None:
 
 
 def reloaded(vm: Vm, content: str, name: str, words: str) -> None:
-    """Until a reload of this file ends in such an event; the compiler's 10 s may be too few in the emulator."""
+    """Until a reload of this file ends in such an event; its 10 s may be too few in the emulator."""
     vm.write("/etc/ollama-guard/ollama-guard.toml", content)
     since = cursor(vm)
 
