@@ -83,6 +83,15 @@ def started(engine: DockerEngine, home: Path, *options: str) -> Container:
     )  # fmt: skip
 
 
+def environment_of(container: Container) -> list[bytes]:
+    """What Ollama was started with, once the entrypoint has become it."""
+    folder, deadline = Path(f"/proc/{container.pid}"), time.monotonic() + 30.0
+    while b"sleep" not in (folder / "cmdline").read_bytes():
+        assert time.monotonic() < deadline, (folder / "cmdline").read_bytes()
+        time.sleep(0.05)
+    return (folder / "environ").read_bytes().split(b"\0")
+
+
 def test_docker_hears_each_verdict(docker_engine: DockerEngine, home: Path) -> None:
     container = started(docker_engine, home)
     stories = [
@@ -124,10 +133,9 @@ def test_checks_leave_nothing_for_a_first_process_that_reaps_nobody(
 
 def test_a_restart_takes_over_what_the_guard_wrote(docker_engine: DockerEngine, home: Path) -> None:
     container = started(docker_engine, home)
-    environ = f"/proc/{container.pid}/environ"
-    assert b"OLLAMA_NUM_PARALLEL" not in Path(environ).read_bytes()
+    assert b"OLLAMA_NUM_PARALLEL=1" not in environment_of(container)
     (home / "ollama.env").write_text("OLLAMA_NUM_PARALLEL=1\nPATH=/nowhere\n", encoding="utf-8")
     container.act("restart", 1)
-    environment = Path(f"/proc/{container.pid}/environ").read_bytes().split(b"\0")
+    environment = environment_of(container)
     assert b"OLLAMA_NUM_PARALLEL=1" in environment
     assert b"PATH=/nowhere" not in environment
