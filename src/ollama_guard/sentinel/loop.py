@@ -291,7 +291,7 @@ class Loop:
         else:
             self.outfit.adopt(policy)
             self.hands.send(PolicyPosted(self.outfit.mind.policy))
-            text = f"the configuration was read again from {self.outfit.config or 'the built-in defaults'}"
+            text = f"the configuration was read again from {self.outfit.config or 'the usual place'}"
             self.outfit.tell(
                 Event("config.reloaded", text, Priority.NOTICE),
                 *(Event("guard.warned", problem, Priority.WARNING) for problem in problems),
