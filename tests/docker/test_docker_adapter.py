@@ -179,7 +179,7 @@ def test_limits_come_live_are_never_below_use_and_are_taken_back(
     before = container.limits()
     wait(lambda: used(container) > 100 * MIB)
     (why,) = runtime.limit(container.name, Limits(64 * MIB, 1.5), DEADLINE_SECONDS)
-    assert "it uses 1" in why
+    assert "it uses " in why
     assert container.limits()["Memory"] == 0
     assert container.limits()["CpuQuota"] == 150_000
     assert runtime.limit(container.name, Limits(300 * MIB), DEADLINE_SECONDS) == ()
