@@ -8,7 +8,8 @@ models are condemned, so that clients who ask for them without pause get no memo
 A step is tried a few times and then left, with its trouble told; only a start is tried until Ollama runs,
 since Ollama is never left stopped. The position is in `Durable`, which is stored before the action is posted:
 a guard that dies at any point finds the step written down, repeats it (each is idempotent), and counts that
-as one more try. What releases the constraints again after quiet is `reopen`.
+as one more try. What releases the constraints again after quiet is `reopen`; what starts an Ollama that is
+down though its run is over, `revive`.
 
 ``models_dont_load`` has no step on the server: the soft cap is one, so that what is idle goes and memory
 is left to one model, until it has been well for a transition. It stops, hides and condemns nothing, and
@@ -230,7 +231,7 @@ def _not_stopped(durable: Durable, position: Position, outcome: Outcome) -> Dura
     if position.killed or position.attempts > 1:  # an earlier try may have stopped it
         return replace(durable, playbook=_to_start(position, text))
     told = _with(position, f"nothing was stopped: {text}").trouble
-    return _over(durable, outcome.at, Ending.FAILED, told)
+    return _over(replace(durable, stopped=None), outcome.at, Ending.FAILED, told)
 
 
 def _condemn_all(durable: Durable, position: Position, now: float, policy: Policy) -> Durable:
