@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import condemned, targets
+from ollama_guard.core import condemned, revive, targets
 from ollama_guard.core.model import (
     Action,
     ActionKind,
@@ -33,7 +33,7 @@ from ollama_guard.core.model import (
 )
 from ollama_guard.core.policy import PlaybookPolicy, Policy
 from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, Run, Step
-from ollama_guard.core.runtime import Limits, RuntimeState
+from ollama_guard.core.runtime import Limits
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.serving import named, runtime_of, server_of, why_never
 from ollama_guard.core.state import Durable
@@ -159,7 +159,7 @@ def _has_recovered(scene: Scene, position: Position) -> bool:
 
 def _cannot_go_on(scene: Scene, position: Position) -> str:
     """Why the run ends here, with Ollama running or gone for good; "" while it goes on."""
-    if position.step is Step.START and _is_gone(scene, position):
+    if position.step is Step.START and revive.is_gone(scene, position.runtime, position.started_at):
         return f"{position.runtime} is gone, so it can't be started"
     unharmed = position.step in (Step.CONSTRAIN, Step.STOP) and not position.stopping
     if unharmed and not _waits_for_hands(scene, position):
@@ -317,13 +317,6 @@ def _with(position: Position, trouble: str) -> Position:
 def pause_seconds(attempts: int) -> float:
     """Before the next try, after so many."""
     return float(min(FIRST_PAUSE_SECONDS * 2 ** max(0, min(attempts, 20) - 1), LONGEST_PAUSE_SECONDS))
-
-
-def _is_gone(scene: Scene, position: Position) -> bool:
-    runtime = named(scene, position.runtime)
-    return (
-        runtime is not None and runtime.state is RuntimeState.GONE and runtime.read_at > position.started_at
-    )
 
 
 def _over(durable: Durable, now: float, ending: Ending, text: str) -> Durable:

@@ -22,6 +22,9 @@ DEADLINE_SECONDS = 60.0
 # The pause after a start (seconds), doubling up to the longest: a server is seen within a second or two.
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 300.0
+# A runtime that hands have known nothing of for so long is taken for gone (seconds): as long as they look for
+# one that went away, since compose takes a container away to make it anew.
+UNKNOWN_SECONDS = 600.0
 _STOPS = (ActionKind.STOP, ActionKind.KILL_SERVER)
 
 
@@ -31,15 +34,30 @@ def in_run(durable: Durable) -> bool:
 
 
 def reviewed(scene: Scene) -> Durable:
-    """The durable state without what was stopped, once the API has answered since then."""
+    """The durable state without what was stopped, once the API has answered since then, or it is gone."""
     durable, answered_at = scene.state.durable, scene.snapshot.api.answered_at
     stopped = durable.stopped
-    if stopped is None or in_run(durable):
+    if stopped is None:
         return durable
-    runtime = named(scene, stopped.runtime)
+    unknown = scene.snapshot.hands_alive and named(scene, stopped.runtime) is None
+    since_at = stopped.unknown_since_at if stopped.unknown_since_at is not None else scene.now
+    stopped = replace(stopped, unknown_since_at=since_at if unknown else None)
     answered = answered_at is not None and answered_at > stopped.since_at
-    gone = runtime is not None and runtime.state is RuntimeState.GONE and runtime.read_at > stopped.since_at
-    return replace(durable, stopped=None) if answered or gone else durable
+    if not in_run(durable) and (answered or is_gone(scene, stopped.runtime, stopped.since_at)):
+        return replace(durable, stopped=None)
+    return replace(durable, stopped=stopped) if stopped != durable.stopped else durable
+
+
+def is_gone(scene: Scene, name: str, since_at: float) -> bool:
+    """Whether a runtime is no more: hands said so since then, or have known of none of its name for long."""
+    runtime, stopped = named(scene, name), scene.state.durable.stopped
+    if runtime is not None:
+        return runtime.state is RuntimeState.GONE and runtime.read_at > since_at
+    if stopped is None or stopped.runtime != name or stopped.unknown_since_at is None:
+        return False
+    # An earlier life of the guard may have looked only once.
+    begun = scene.now if scene.state.started_at is None else scene.state.started_at
+    return scene.now - max(stopped.unknown_since_at, begun) >= UNKNOWN_SECONDS
 
 
 def to_start(scene: Scene) -> Action | None:

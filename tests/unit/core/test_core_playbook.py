@@ -425,6 +425,47 @@ def test_a_container_that_is_gone_is_not_waited_for() -> None:
     assert "gone" in guard.last.text
 
 
+def test_a_container_that_hands_have_known_nothing_of_for_long_is_gone() -> None:
+    """It was taken away for good while hands were not there, so nobody ever says that it is gone."""
+    world = frozen_world()
+    served = world.served
+    assert served is not None
+    served.faults = {ActionKind.START: ["fail"] * 100}
+    guard = Guard(world).begin().run(60)
+    told = served.runtimes
+    served.runtimes = lambda _now: ()  # type: ignore[method-assign]
+    world.hands_alive = False
+    guard.run(700)
+    world.hands_alive = True
+    guard.run(500)
+    assert guard.stored.playbook is not None
+    served.runtimes = told  # type: ignore[method-assign]
+    guard.run(10)
+    served.runtimes = lambda _now: ()  # type: ignore[method-assign]
+    guard.run(500)
+    assert guard.stored.playbook is not None
+    guard.run(200)
+    assert guard.stored.playbook is None
+    assert "gone" in guard.last.text
+
+
+def test_a_guard_that_has_just_started_takes_nothing_for_gone() -> None:
+    """However long ago its last life knew nothing of it."""
+    world = frozen_world()
+    served = world.served
+    assert served is not None
+    served.faults = {ActionKind.START: ["fail"] * 100}
+    guard = Guard(world).begin().run(60)
+    served.runtimes = lambda _now: ()  # type: ignore[method-assign]
+    guard.run(60)
+    world.pass_time(3600)
+    guard.state = State(durable=guard.state.durable)
+    guard.run(500)
+    assert guard.stored.playbook is not None
+    guard.run(200)
+    assert guard.stored.playbook is None
+
+
 def test_an_outcome_of_an_action_that_is_not_the_present_one_changes_nothing() -> None:
     guard = Guard(frozen_world()).begin()
     guard.tick()
