@@ -462,6 +462,21 @@ def test_models_dont_load_keeps_one_model_until_memory_is_back() -> None:
     assert run.ending is Ending.DONE
 
 
+def test_models_dont_load_goes_on_while_other_things_are_done() -> None:
+    """A model that was condemned is hidden meanwhile, which is no step of the run."""
+    world = world_of()
+    world.requests = (Request(3, "playbook", "models_dont_load"),)
+    world.play(2)
+    while not (world.served and "huge" in world.served.hidden):
+        world.load("huge", 8 * GIB, loaded=False)
+        world.play(8)
+        assert world.now < 1060
+    world.play(5)
+    assert ActionKind.QUARANTINE in steps(world)
+    assert world.state.durable.playbook is not None
+    assert world.state.durable.runs[-1].ending is Ending.RUNNING
+
+
 def test_the_hard_cap_is_written_once_it_has_settled_and_nothing_is_restarted_for_it() -> None:
     """Three models of 1 GiB were used, two fit together: two, pending until Ollama starts the next time."""
     world = world_of()

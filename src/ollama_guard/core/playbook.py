@@ -172,9 +172,12 @@ def _cannot_go_on(scene: Scene, position: Position) -> str:
 
 
 def posted(durable: Durable, action: Action) -> Durable:
-    """The durable state when this action is about to be posted: what is stored before it is."""
+    """The durable state when this action is about to be posted: what is stored before it is.
+
+    Only a step of the run moves its position; what else is done meanwhile (hide, release, restore) does not.
+    """
     position = durable.playbook
-    if position is None:
+    if position is None or action.kind.value != position.step.value or position.name is not Playbook.FREEZE:
         return durable
     stopping = position.stopping or position.step in (Step.STOP, Step.KILL_SERVER)
     position = replace(
