@@ -379,6 +379,9 @@ def _action(scene: Scene, position: Position) -> Action:
     match step:
         case Step.CONSTRAIN:
             return replace(bare, environment=environment(scene.policy.playbook), limits=limits(scene))
+        case Step.START if not position.giving_up:
+            # What was below use while it ran can be set now; hands may have been restarted since `constrain`.
+            return replace(bare, limits=limits(scene))
         case Step.KILL_SERVER:
             server = _server_to_kill(scene, position)
             return bare if server is None else replace(bare, pid=server.pid, start_ticks=server.start_ticks)

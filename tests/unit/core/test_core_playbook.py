@@ -211,6 +211,24 @@ def test_no_try_is_used_up_while_hands_are_away() -> None:
     assert_healed(guard.run())
 
 
+def test_a_start_brings_its_limits_along() -> None:
+    """Hands that were restarted since the constraints were written remember none."""
+    guard = Guard(frozen_world()).begin().run()
+    assert guard.world.served is not None
+    (start,) = [a for a in guard.world.served.done if a.kind is ActionKind.START]
+    assert start.limits is not None
+    assert start.limits.memory_bytes == 3 * GIB
+
+
+def test_a_start_of_a_run_that_is_given_up_sets_no_limits() -> None:
+    world = frozen_world()
+    assert world.served is not None
+    world.served.faults = {ActionKind.STOP: ["fail"] * 9, ActionKind.KILL_SERVER: ["fail"] * 9}
+    Guard(world).begin().run()
+    (start,) = [a for a in world.served.done if a.kind is ActionKind.START]
+    assert start.limits is None
+
+
 def test_a_step_that_went_well_at_its_second_try_is_no_trouble() -> None:
     world = frozen_world()
     assert world.served is not None
