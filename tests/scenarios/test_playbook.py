@@ -462,6 +462,21 @@ def test_models_dont_load_keeps_one_model_until_memory_is_back() -> None:
     assert run.ending is Ending.DONE
 
 
+def test_models_dont_load_goes_on_while_other_things_are_done() -> None:
+    """A model that was condemned is hidden meanwhile, which is no step of the run."""
+    world = world_of()
+    world.requests = (Request(3, "playbook", "models_dont_load"),)
+    world.play(2)
+    while not (world.served and "huge" in world.served.hidden):
+        world.load("huge", 8 * GIB, loaded=False)
+        world.play(8)
+        assert world.now < 1060
+    world.play(5)
+    assert ActionKind.QUARANTINE in steps(world)
+    assert world.state.durable.playbook is not None
+    assert world.state.durable.runs[-1].ending is Ending.RUNNING
+
+
 def test_the_hard_cap_is_written_once_it_has_settled_and_nothing_is_restarted_for_it() -> None:
     """Three models of 1 GiB were used, two fit together: two, pending until Ollama starts the next time."""
     world = world_of()
@@ -483,3 +498,78 @@ def test_no_hard_cap_is_written_where_all_models_fit() -> None:
     world.play(1500)
     assert world.served is not None
     assert not world.served.done
+
+
+def gave_up(world: World) -> Served:
+    """A server in state D: stop and kill hang, a start finds it running, and the run is over."""
+    served = freeze(world)
+    served.process_state = "D"
+    served.faults = {ActionKind.STOP: ["fail"] * 9, ActionKind.KILL_SERVER: ["fail"] * 9}
+    world.play(600, until=lambda w: bool(w.state.durable.runs) and w.state.durable.playbook is None)
+    (run,) = world.state.durable.runs
+    assert run.ending is Ending.FAILED
+    assert steps(world)[-1] is ActionKind.START
+    return served
+
+
+@pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.OBSERVE])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_server_whose_kill_lands_after_the_run_is_started_again(mode: Mode, restarted: bool) -> None:  # noqa: FBT001  (a parameter of the test)
+    """Docker does not bring back what it was asked to stop, so the guard does, in any mode, in any life."""
+    world = world_of()
+    served = gave_up(world)
+    world.play(20)
+    if restarted:
+        world.restart()
+    world.policy = replace(world.policy, ollama=replace(world.policy.ollama, mode=mode))
+    served.running = False
+    world.play(30)
+    assert served.running
+    assert not served.ill
+
+
+def test_a_server_that_dies_after_the_start_and_is_never_verified_is_started_again() -> None:
+    """``restart: no``: VERIFY fails three times, and the run is over."""
+    world = world_of()
+    served = freeze(world)
+    served.faults = {ActionKind.VERIFY: ["fail"] * 3}
+    world.play(300, until=lambda w: ActionKind.START in steps(w) and served.running)
+    world.play(600, until=lambda w: ActionKind.VERIFY in steps(w))
+    served.running = False
+    world.play(60)
+    (run,) = world.state.durable.runs
+    assert run.ending is Ending.FAILED
+    assert served.running
+
+
+def test_a_start_after_the_run_is_tried_ever_more_seldom() -> None:
+    world = world_of()
+    served = gave_up(world)
+    served.running = False
+    served.faults = {ActionKind.START: ["fail"] * 1000}
+    before = len(steps(world))
+    world.play(3600)
+    assert 5 < len(steps(world)) - before < 25
+
+
+def test_what_its_owner_stops_after_it_has_answered_stays_stopped() -> None:
+    """From its first answer on, whether Ollama runs is its owner's affair."""
+    for verified in (True, False):
+        world = world_of()
+        served = freeze(world)
+        served.faults = {} if verified else {ActionKind.VERIFY: ["fail"] * 3}
+        world.play(300, until=lambda w: bool(w.state.durable.runs) and w.state.durable.playbook is None)
+        world.play(20)
+        served.running = False
+        world.play(300)
+        assert not served.running
+
+
+def test_a_refused_stop_starts_nothing_later() -> None:
+    world = world_of()
+    served = freeze(world)
+    served.faults = {ActionKind.STOP: ["refuse"]}
+    world.play(300, until=lambda w: bool(w.state.durable.runs) and w.state.durable.playbook is None)
+    served.running = False
+    world.play(60)
+    assert not served.running

@@ -23,6 +23,7 @@ from ollama_guard.core import (
     recover,
     reopen,
     requests,
+    revive,
     sane,
 )
 from ollama_guard.core.events import one_line
@@ -299,7 +300,7 @@ def _commit(scene: Scene, decision: Decision, announced: str) -> State:
         },
         soft_cap=soft_cap,
         soft_cap_quiet_since_at=quiet,
-        durable=_durable(state.durable, done),
+        durable=_durable(state.durable, done, scene.now),
         would_at={**state.would_at, announced: scene.now} if announced else state.would_at,
         hold_told_at=_hold_told_at(state, decision),
         last_decision=decision if decision.rung is not Rung.NONE or decision.actions else state.last_decision,
@@ -307,11 +308,11 @@ def _commit(scene: Scene, decision: Decision, announced: str) -> State:
     return replace(state, planned_delay_seconds=delay_seconds(scene.policy, state, scene.snapshot))
 
 
-def _durable(durable: Durable, done: tuple[Action, ...]) -> Durable:
+def _durable(durable: Durable, done: tuple[Action, ...], now: float) -> Durable:
     """What must survive when these actions are posted: it is stored before they are."""
     for action in done:
         if action.rung is Rung.PLAYBOOK and action.request_id is None:
-            durable = playbook.posted(durable, action)
+            durable = revive.posted(playbook.posted(durable, action), action, now)
     return replace(durable, next_action_id=durable.next_action_id + len(done))
 
 

@@ -8,7 +8,8 @@ models are condemned, so that clients who ask for them without pause get no memo
 A step is tried a few times and then left, with its trouble told; only a start is tried until Ollama runs,
 since Ollama is never left stopped. The position is in `Durable`, which is stored before the action is posted:
 a guard that dies at any point finds the step written down, repeats it (each is idempotent), and counts that
-as one more try. What releases the constraints again after quiet is `reopen`.
+as one more try. What releases the constraints again after quiet is `reopen`; what starts an Ollama that is
+down though its run is over, `revive`.
 
 ``models_dont_load`` has no step on the server: the soft cap is one, so that what is idle goes and memory
 is left to one model, until it has been well for a transition. It stops, hides and condemns nothing, and
@@ -19,13 +20,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import condemned, targets
-from ollama_guard.core.model import Action, ActionKind, Condition, Level, Outcome, OutcomeKind, Rung
+from ollama_guard.core import condemned, revive, targets
+from ollama_guard.core.model import (
+    Action,
+    ActionKind,
+    Condition,
+    Level,
+    Outcome,
+    OutcomeKind,
+    Rung,
+    ServerReading,
+)
 from ollama_guard.core.policy import PlaybookPolicy, Policy
 from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, Run, Step
-from ollama_guard.core.runtime import Limits, RuntimeState
+from ollama_guard.core.runtime import Limits
 from ollama_guard.core.scene import Scene
-from ollama_guard.core.serving import named, server_of
+from ollama_guard.core.serving import named, runtime_of, server_of, why_never
 from ollama_guard.core.state import Durable
 from ollama_guard.core.units import bytes_text, seconds_text
 
@@ -52,6 +62,11 @@ UNTOLD_SECONDS = 15.0
 HOUR_SECONDS = 3600.0
 # models_dont_load ends after this long whatever memory does (seconds).
 LONGEST_CAPPED_SECONDS = 3600.0
+# How the outcome of a stop begins that was tried in earnest and got no end: hands' words, the sentinel's, and
+# `outcomes`'. Any other failure says that it was not tried (denied, refused, gone): no reason to kill.
+HANGS = ("hanging:", "stuck:", "no answer", "accepted but not honoured", "its outcome never came")
+# And of one that hands may not have heard of, or did not live to tell of: it is asked for again.
+UNHEARD = ("hands died", "hands could not be told")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +100,7 @@ def begin(scene: Scene, name: Playbook, reason: str, *, by_hand: bool = False) -
 def proceed(scene: Scene, *, word: bool, blind: bool) -> Turn:
     """The next step of the run that goes on.
 
-    ``word`` is False while the owner's word (paused, observe) forbids to act: then a run that has not stopped
+    ``word`` is False while the owner's word (see `recover`) forbids to act: then a run that has not stopped
     anything is over, and one that has only starts Ollama. While ``blind`` nothing is stopped or killed.
     """
     durable = scene.state.durable
@@ -123,8 +138,10 @@ def _waits_for_hands(scene: Scene, position: Position) -> bool:
     snapshot = scene.snapshot
     if position.step is Step.KILL_SERVER:
         return False
-    untold = (position.step is Step.QUARANTINE and not snapshot.store.read_at) or (
-        position.step is Step.VERIFY and not snapshot.catalogue
+    untold = (
+        (position.step is Step.QUARANTINE and not snapshot.store.read_at)
+        or (position.step is Step.VERIFY and not snapshot.catalogue)
+        or (position.step in (Step.CONSTRAIN, Step.STOP) and named(scene, position.runtime) is None)
     )
     young = scene.now - (scene.state.started_at or scene.now) < UNTOLD_SECONDS
     return not snapshot.hands_alive or (untold and young)
@@ -142,20 +159,25 @@ def _has_recovered(scene: Scene, position: Position) -> bool:
 
 def _cannot_go_on(scene: Scene, position: Position) -> str:
     """Why the run ends here, with Ollama running or gone for good; "" while it goes on."""
-    if position.step is Step.START and _is_gone(scene, position):
+    if position.step is Step.START and revive.is_gone(scene, position.runtime, position.started_at):
         return f"{position.runtime} is gone, so it can't be started"
-    busy = scene.snapshot.store.busy
-    if position.step is Step.STOP and not position.stopping and busy:
-        return f"{busy}: not stopped meanwhile"
+    unharmed = position.step in (Step.CONSTRAIN, Step.STOP) and not position.stopping
+    if unharmed and not _waits_for_hands(scene, position):
+        never = why_never(scene, named(scene, position.runtime))
+        if never:
+            return f"nothing was stopped: {never}"
     if position.step is Step.VERIFY and position.attempts >= TRIES[Step.VERIFY]:
         return _with(position, "it was started but could not be verified").trouble
     return ""
 
 
 def posted(durable: Durable, action: Action) -> Durable:
-    """The durable state when this action is about to be posted: what is stored before it is."""
+    """The durable state when this action is about to be posted: what is stored before it is.
+
+    Only a step of the run moves its position; what else is done meanwhile (hide, release, restore) does not.
+    """
     position = durable.playbook
-    if position is None:
+    if position is None or action.kind.value != position.step.value or position.name is not Playbook.FREEZE:
         return durable
     stopping = position.stopping or position.step in (Step.STOP, Step.KILL_SERVER)
     position = replace(
@@ -176,9 +198,9 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
             not_before_at=outcome.at + pause_seconds(position.attempts),
             failed=outcome.detail[:200],
         )
-        hangs = outcome.kind is OutcomeKind.FAILED and not position.killed
-        if position.step is Step.STOP and hangs:
-            again = replace(_at(again, Step.KILL_SERVER), attempts=0)
+        told = outcome.kind is OutcomeKind.FAILED and not outcome.detail.startswith(UNHEARD)
+        if position.step is Step.STOP and told:
+            return _not_stopped(replace(durable, playbook=again), again, outcome)
         return replace(durable, playbook=again)
     match position.step:
         case Step.CONSTRAIN:
@@ -201,6 +223,18 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
                 position = _with(position, "no model answered")
             return _verified(replace(durable, playbook=position), position, outcome)
     return replace(durable, playbook=position)
+
+
+def _not_stopped(durable: Durable, position: Position, outcome: Outcome) -> Durable:
+    """After a stop that failed: one that hangs is followed by a kill, one that was refused never."""
+    if outcome.detail.startswith(HANGS):
+        killed = position if position.killed else _at(position, Step.KILL_SERVER)
+        return replace(durable, playbook=killed)
+    text = f"{position.runtime} could not be stopped"
+    if position.killed or position.attempts > 1:  # an earlier try may have stopped it
+        return replace(durable, playbook=_to_start(position, text))
+    told = _with(position, f"nothing was stopped: {text}").trouble
+    return _over(replace(durable, stopped=None), outcome.at, Ending.FAILED, told)
 
 
 def _condemn_all(durable: Durable, position: Position, now: float, policy: Policy) -> Durable:
@@ -238,7 +272,7 @@ def _passed(scene: Scene, position: Position) -> Position:
             return _at(position, Step.KILL_SERVER)
         case Step.STOP if spent:
             return _to_start(position, f"{position.runtime} could not be stopped")
-        case Step.KILL_SERVER if spent or server_of(scene) is None:
+        case Step.KILL_SERVER if spent or _server_to_kill(scene, position) is None:
             return replace(_at(position, Step.STOP), killed=True)
         case Step.QUARANTINE if not position.targets:
             return _at(position, Step.START if position.stopping else Step.VERIFY)
@@ -250,6 +284,13 @@ def _passed(scene: Scene, position: Position) -> Position:
             return replace(_at(told, Step.QUARANTINE), targets=position.targets[1:])
         case _:
             return position
+
+
+def _server_to_kill(scene: Scene, position: Position) -> ServerReading | None:
+    """The server, where it is certain that it is the one of this run's runtime."""
+    server = server_of(scene)
+    runtime = runtime_of(scene, server)
+    return server if runtime is not None and runtime.name == position.runtime else None
 
 
 def _needs_api(scene: Scene) -> bool:
@@ -279,13 +320,6 @@ def _with(position: Position, trouble: str) -> Position:
 def pause_seconds(attempts: int) -> float:
     """Before the next try, after so many."""
     return float(min(FIRST_PAUSE_SECONDS * 2 ** max(0, min(attempts, 20) - 1), LONGEST_PAUSE_SECONDS))
-
-
-def _is_gone(scene: Scene, position: Position) -> bool:
-    runtime = named(scene, position.runtime)
-    return (
-        runtime is not None and runtime.state is RuntimeState.GONE and runtime.read_at > position.started_at
-    )
 
 
 def _over(durable: Durable, now: float, ending: Ending, text: str) -> Durable:
@@ -345,8 +379,11 @@ def _action(scene: Scene, position: Position) -> Action:
     match step:
         case Step.CONSTRAIN:
             return replace(bare, environment=environment(scene.policy.playbook), limits=limits(scene))
+        case Step.START if not position.giving_up:
+            # What was below use while it ran can be set now; hands may have been restarted since `constrain`.
+            return replace(bare, limits=limits(scene))
         case Step.KILL_SERVER:
-            server = server_of(scene)
+            server = _server_to_kill(scene, position)
             return bare if server is None else replace(bare, pid=server.pid, start_ticks=server.start_ticks)
         case Step.QUARANTINE:
             target = position.targets[0]

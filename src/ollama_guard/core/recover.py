@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import hardcap, hiding, playbook, reopen
+from ollama_guard.core import hardcap, hiding, playbook, reopen, revive
 from ollama_guard.core.ladder import Draft
 from ollama_guard.core.model import Action, Condition, Mode, Rung
 from ollama_guard.core.policy import PlaybookPolicy
-from ollama_guard.core.recovery import Ending, Playbook, Run
+from ollama_guard.core.recovery import Ending, Playbook, Position, Run
 from ollama_guard.core.scene import Scene
-from ollama_guard.core.serving import has_word, lacks_word, why_never
+from ollama_guard.core.serving import has_word, lacks_word, named, why_never
 from ollama_guard.core.state import Durable, State
 from ollama_guard.core.targets import runtime_here
 from ollama_guard.core.units import count_text, seconds_text
@@ -35,14 +35,17 @@ class Plan:
 
 def plan(scene: Scene, mode: Mode, *, blind: bool, busy: bool) -> Plan:
     """What to do now. ``busy``: the ladder acts in this tick, which a new run waits for."""
-    durable = scene.state.durable
+    durable = revive.reviewed(scene)
+    scene = replace(scene, state=replace(scene.state, durable=durable))
     if durable.playbook is not None:
-        word = mode is Mode.ENFORCE or durable.playbook.by_hand
-        turn = playbook.proceed(scene, word=word, blind=blind)
+        turn = playbook.proceed(scene, word=_may_go_on(scene, durable.playbook, mode), blind=blind)
         durable = turn.durable
         if durable.playbook is not None and durable.playbook.name is Playbook.FREEZE:
             return Plan(durable, None if turn.action is None else _step(turn.action))
         scene = replace(scene, state=replace(scene.state, durable=durable))
+    start = revive.to_start(scene)
+    if start is not None:
+        return Plan(durable, _step(start))
     if blind:
         return Plan(durable)
     if scene.state.symptoms.frozen and scene.policy.playbook.enabled:
@@ -53,8 +56,20 @@ def plan(scene: Scene, mode: Mode, *, blind: bool, busy: bool) -> Plan:
     return Plan(durable, _small(scene, mode), minor=True)
 
 
+def _may_go_on(scene: Scene, position: Position, mode: Mode) -> bool:
+    """Whether the owner's word still holds that a run began under; its label is not known in between."""
+    if position.by_hand or position.name is not Playbook.FREEZE:
+        return True
+    runtime = named(scene, position.runtime)
+    return (
+        mode is Mode.ENFORCE
+        and scene.policy.playbook.enabled
+        and (runtime is None or has_word(scene, runtime))
+    )
+
+
 def _step(action: Action) -> Draft:
-    """A step of a run that goes on: `playbook.proceed` has weighed the owner's word."""
+    """A step of a run that goes on, or a start of what it left down: the owner's word has been weighed."""
     return Draft(Rung.PLAYBOOK, action.reason, action.kind, prepared=(action,), must=True)
 
 

@@ -99,6 +99,21 @@ class Constrained:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """A runtime that the guard asked to stop, or killed, until Ollama's API has answered since then.
+
+    ``since_at`` is when it was last asked to stop or to start; ``attempts`` counts the starts outside of a
+    run, the next may come at ``not_before_at``. ``unknown_since_at`` is since when hands know of none.
+    """
+
+    runtime: str
+    since_at: float
+    attempts: int = 0
+    not_before_at: float = 0.0
+    unknown_since_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Death:
     """A runner that went away without our doing; ``needs_bytes`` is the most that it is known to need."""
 

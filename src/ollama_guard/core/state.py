@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ollama_guard.core.footprint import FootprintKey
 from ollama_guard.core.model import Action, Condition, Decision, Level, Outcome
-from ollama_guard.core.recovery import Constrained, HardCapState, Position, Run, Symptoms
+from ollama_guard.core.recovery import Constrained, HardCapState, Position, Run, Stopped, Symptoms
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class Durable:
     ``fruitless_kills`` are the times of kills that freed nothing (the budget that bounds them).
     ``playbook`` is where the run that goes on stands, ``runs`` are the last ones. ``hard_cap`` is the cap
     that was written for Ollama's next start (0 = none), ``released`` that a person had all of that undone.
-    ``spared`` are names that a person brought back, so that they are not hidden again.
+    ``spared`` are names that a person brought back, so that they are not hidden again. ``stopped`` is what
+    the guard stopped and has not seen answer since; it outlives the run.
     """
 
     version: int = 1
@@ -63,6 +64,7 @@ class Durable:
     hard_cap: int = 0
     released: bool = False
     spared: tuple[str, ...] = ()
+    stopped: Stopped | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -89,9 +90,10 @@ class Look:
 def failed(
     kind: RuntimeKind, name: str, error: str, reason: str, server_pid: int | None = None
 ) -> RuntimeReading:
-    """The reading of a runtime that can't be read now."""
+    """The reading of a runtime that can't be read now; that it is gone was seen at a time, too."""
     state = RuntimeState.GONE if error == "gone" else RuntimeState.UNKNOWN
-    return RuntimeReading(kind, name, state, server_pid=server_pid, error=error, reason=reason)
+    read_at = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return RuntimeReading(kind, name, state, read_at, server_pid=server_pid, error=error, reason=reason)
 
 
 def _likely_name(kind: RuntimeKind, server: ServerReading) -> str:

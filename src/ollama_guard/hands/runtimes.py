@@ -172,7 +172,9 @@ class Runtimes:
         """One that can't be read now keeps what is known of it; a server keeps its own PID (``--init``)."""
         last = self._readings.get((reading.kind, reading.name))
         if reading.error and last is not None:
-            return replace(last, state=reading.state, error=reading.error, reason=reading.reason)
+            return replace(
+                last, state=reading.state, read_at=reading.read_at, error=reading.error, reason=reading.reason
+            )
         for (pid, _), found in self._found.items():
             same = (found.kind, found.name, found.server_pid) == (
                 reading.kind,

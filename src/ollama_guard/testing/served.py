@@ -23,8 +23,9 @@ SERVER_ACTIONS = (
 class Served:
     """One runtime with one server; ``ill`` is a server that answers nothing until it is started anew.
 
-    ``faults`` says how the next actions of a kind end, first to last: ``fail`` (nothing happens), ``late``
-    (it happens, but is reported as failed), ``lost`` (it happens, nobody hears of it), ``hang`` (neither).
+    ``faults`` says how the next actions of a kind end, first to last: ``fail`` (nothing happens), ``refuse``
+    (nor is it tried), ``late`` (it happens, but is reported as failed), ``lost`` (it happens, nobody hears of
+    it), ``hang`` (neither).
     What is not in it ends well after ``seconds``. ``done`` are the actions that took effect.
     """
 
@@ -89,12 +90,13 @@ class Served:
         fault = self.fault(action.kind)
         if action.kind is ActionKind.QUARANTINE and not (self.writable or self.running):
             fault = fault or "fail"
-        if fault not in ("fail", "hang"):
+        if fault not in ("fail", "refuse", "hang"):
             self._do(action, now)
         if fault in ("lost", "hang"):
             return None
         if fault:
-            return Outcome(action.id, OutcomeKind.FAILED, now, detail=f"made to {fault}")
+            word = "refused" if fault == "refuse" else "stuck"
+            return Outcome(action.id, OutcomeKind.FAILED, now, detail=f"{word}: made to {fault}")
         return Outcome(action.id, OutcomeKind.DONE, now, detail="as asked")
 
     def _do(self, action: Action, now: float) -> None:

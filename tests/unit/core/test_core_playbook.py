@@ -12,8 +12,8 @@ from ollama_guard.core import playbook
 from ollama_guard.core.codec import from_plain, to_plain
 from ollama_guard.core.decide import absorb, decide
 from ollama_guard.core.model import ActionKind, Mode, Outcome, OutcomeKind, Rung
-from ollama_guard.core.policy import GIB, MIB, Authority, OllamaPolicy, Policy
-from ollama_guard.core.recovery import Ending, Playbook, Run
+from ollama_guard.core.policy import GIB, MIB, Authority, OllamaPolicy, PlaybookPolicy, Policy
+from ollama_guard.core.recovery import Ending, Playbook, Run, Step
 from ollama_guard.core.runners import census
 from ollama_guard.core.runtime import RuntimeState
 from ollama_guard.core.scene import Scene
@@ -211,6 +211,24 @@ def test_no_try_is_used_up_while_hands_are_away() -> None:
     assert_healed(guard.run())
 
 
+def test_a_start_brings_its_limits_along() -> None:
+    """Hands that were restarted since the constraints were written remember none."""
+    guard = Guard(frozen_world()).begin().run()
+    assert guard.world.served is not None
+    (start,) = [a for a in guard.world.served.done if a.kind is ActionKind.START]
+    assert start.limits is not None
+    assert start.limits.memory_bytes == 3 * GIB
+
+
+def test_a_start_of_a_run_that_is_given_up_sets_no_limits() -> None:
+    world = frozen_world()
+    assert world.served is not None
+    world.served.faults = {ActionKind.STOP: ["fail"] * 9, ActionKind.KILL_SERVER: ["fail"] * 9}
+    Guard(world).begin().run()
+    (start,) = [a for a in world.served.done if a.kind is ActionKind.START]
+    assert start.limits is None
+
+
 def test_a_step_that_went_well_at_its_second_try_is_no_trouble() -> None:
     world = frozen_world()
     assert world.served is not None
@@ -315,6 +333,101 @@ def test_a_run_that_the_owner_cuts_short_starts_ollama_and_does_nothing_else(wis
         assert set(guard.posts[posts:]) <= {ActionKind.START}
 
 
+def after_posts(count: int) -> Guard:
+    """A run of which so many steps have been done."""
+    guard = Guard(frozen_world()).begin()
+    while len(guard.posts) < count:
+        guard.tick()
+        guard.world.pass_time(1.0)
+    return guard
+
+
+def test_a_stop_that_is_refused_is_never_answered_with_a_kill() -> None:
+    """The runtime or its rights say no: nothing was stopped, so the run is over, and says why."""
+    world = frozen_world()
+    assert world.served is not None
+    world.served.faults = {ActionKind.STOP: ["refuse"] * 100}
+    guard = Guard(world).begin().run()
+    assert guard.posts == [ActionKind.CONSTRAIN, ActionKind.STOP]
+    assert world.served.pid == world.served.servers()[0].pid
+    assert guard.last.ending is Ending.FAILED
+    assert "refused" in guard.last.text
+
+
+def test_a_stop_that_is_refused_after_one_that_was_lost_ends_with_a_start() -> None:
+    """The one before may have stopped it."""
+    world = frozen_world()
+    assert world.served is not None
+    world.served.faults = {ActionKind.STOP: ["refuse"] * 100}
+    guard = Guard(world, frozenset({(1, "posted")})).begin().run()
+    assert guard.posts == [ActionKind.CONSTRAIN, ActionKind.STOP, ActionKind.STOP, ActionKind.START]
+    assert guard.last.ending is Ending.FAILED
+
+
+def test_a_stop_whose_hands_died_is_asked_for_again() -> None:
+    """Nobody refused it, and nobody waited for it in vain."""
+    guard = Guard(frozen_world(), frozenset({(1, "posted")})).begin()
+    while len(guard.posts) < 2:
+        guard.tick()
+        guard.world.pass_time(1.0)
+    position = guard.stored.playbook
+    assert position is not None
+    stop = next(a for a in decide(guard.world.policy, guard.state, guard.world.snapshot())[1].actions)
+    asked = playbook.posted(guard.stored, stop)
+    died = playbook.after(
+        asked, stop, Outcome(stop.id, OutcomeKind.FAILED, guard.world.now, detail="hands died"), Policy()
+    )
+    assert died.playbook is not None
+    assert died.playbook.step is Step.STOP
+
+
+def test_a_server_that_is_not_the_one_of_the_run_is_never_killed() -> None:
+    """Docker's container hangs, and the only server there is by now is somebody else's."""
+    world = frozen_world()
+    served = world.served
+    assert served is not None
+    served.faults = {ActionKind.STOP: ["fail"] * 100}
+    guard = Guard(world).begin()
+    ours = replace(served.reading, server_pid=served.pid + 1)
+    served.runtimes = lambda now: (replace(ours, read_at=now),)  # type: ignore[method-assign]
+    guard.run()
+    assert ActionKind.KILL_SERVER not in guard.posts
+    assert_serves(guard)
+
+
+@pytest.mark.parametrize("lost", ["authority", "enabled", "never"])
+def test_a_run_whose_leave_is_taken_back_stops_nothing_any_more(lost: str) -> None:
+    """The owner's line, the playbook's switch, or what may never be stopped: looked at before each step."""
+    for posts in (1, 2):
+        guard = after_posts(posts)
+        world, served = guard.world, guard.world.served
+        assert served is not None
+        if lost == "authority":
+            world.policy = replace(world.policy, ollama=OllamaPolicy())
+        elif lost == "enabled":
+            world.policy = replace(world.policy, playbook=PlaybookPolicy(enabled=False))
+        else:
+            served.reading = replace(served.reading, auto_remove=True)
+        guard.run()
+        assert served.running
+        assert guard.stored.playbook is None
+        if posts == 1:
+            assert guard.posts == [ActionKind.CONSTRAIN]
+            assert guard.last.ending is Ending.FAILED
+        elif lost != "never":
+            assert guard.posts[posts:] == [ActionKind.START]
+
+
+def test_a_run_by_hand_needs_no_leave_of_the_file() -> None:
+    guard = after_posts(1)
+    position = guard.state.durable.playbook
+    assert position is not None
+    by_hand = replace(guard.state.durable, playbook=replace(position, by_hand=True))
+    guard.state, guard.stored = replace(guard.state, durable=by_hand), by_hand
+    guard.world.policy = replace(guard.world.policy, ollama=OllamaPolicy())
+    assert_healed(guard.run())
+
+
 def test_a_container_that_is_gone_is_not_waited_for() -> None:
     world = frozen_world()
     served = world.served
@@ -328,6 +441,47 @@ def test_a_container_that_is_gone_is_not_waited_for() -> None:
     assert guard.stored.playbook is None
     assert guard.last.ending is Ending.FAILED
     assert "gone" in guard.last.text
+
+
+def test_a_container_that_hands_have_known_nothing_of_for_long_is_gone() -> None:
+    """It was taken away for good while hands were not there, so nobody ever says that it is gone."""
+    world = frozen_world()
+    served = world.served
+    assert served is not None
+    served.faults = {ActionKind.START: ["fail"] * 100}
+    guard = Guard(world).begin().run(60)
+    told = served.runtimes
+    served.runtimes = lambda _now: ()  # type: ignore[method-assign]
+    world.hands_alive = False
+    guard.run(700)
+    world.hands_alive = True
+    guard.run(500)
+    assert guard.stored.playbook is not None
+    served.runtimes = told  # type: ignore[method-assign]
+    guard.run(10)
+    served.runtimes = lambda _now: ()  # type: ignore[method-assign]
+    guard.run(500)
+    assert guard.stored.playbook is not None
+    guard.run(200)
+    assert guard.stored.playbook is None
+    assert "gone" in guard.last.text
+
+
+def test_a_guard_that_has_just_started_takes_nothing_for_gone() -> None:
+    """However long ago its last life knew nothing of it."""
+    world = frozen_world()
+    served = world.served
+    assert served is not None
+    served.faults = {ActionKind.START: ["fail"] * 100}
+    guard = Guard(world).begin().run(60)
+    served.runtimes = lambda _now: ()  # type: ignore[method-assign]
+    guard.run(60)
+    world.pass_time(3600)
+    guard.state = State(durable=guard.state.durable)
+    guard.run(500)
+    assert guard.stored.playbook is not None
+    guard.run(200)
+    assert guard.stored.playbook is None
 
 
 def test_an_outcome_of_an_action_that_is_not_the_present_one_changes_nothing() -> None:

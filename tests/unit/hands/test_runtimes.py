@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,20 @@ def test_the_server_behind_an_init_keeps_its_own_pid(story: Story) -> None:
     assert story.later(CALM_SECONDS)[0].server_pid == 77
     story.docker.readings["ollama"] = replace(main, server_pid=71)
     assert story.later(CALM_SECONDS)[0].server_pid == 71, "another container run has another server"
+
+
+def test_a_container_that_went_while_nobody_looked_was_read_as_gone_at_a_time(
+    story: Story, loop: Any
+) -> None:
+    """A recovery tells by the time whether it is gone since then."""
+    story.tell(SERVER)
+    loop.run_until((story.folder / "runtimes.json").exists)
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    for one in (story, Story(loop, story.folder)):
+        one.docker.readings.clear()
+        (gone,) = one.tell()
+        assert gone.state is RuntimeState.GONE
+        assert gone.read_at >= before
 
 
 def test_a_container_that_is_gone_for_long_is_forgotten_also_on_disk(story: Story) -> None:
