@@ -143,7 +143,7 @@ class Symptoms:
     ``suspected_at`` is when the API fell silent or pressure became full; only from then on is progress
     looked at (``still``). ``full_since_at`` and ``thrash_since_at`` are when full pressure, and reading back
     what was just evicted, began; ``refaults`` the counts that this is told from. ``oom_kills`` are the
-    kernel's counts, ``oom_at`` when they rose, ``unclaimed`` how many of these kills have no dead runner
+    kernel's counts, ``oom_at`` when they rose, ``unclaimed`` the kills (domain, at) that have no dead runner
     yet; ``deaths`` are runners that died without our doing a moment ago, ``killed`` those that the kernel is
     now known to have killed. ``frozen`` is the diagnosis as a sentence ("" = not frozen), ``spared`` why what
     looks like a freeze is none.
@@ -156,7 +156,7 @@ class Symptoms:
     refaults: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     oom_kills: Mapping[str, int] = field(default_factory=dict)
     oom_at: tuple[float, ...] = ()
-    unclaimed: tuple[float, ...] = ()
+    unclaimed: tuple[tuple[str, float], ...] = ()
     deaths: tuple[Death, ...] = ()
     killed: tuple[Death, ...] = ()
     frozen: str = ""

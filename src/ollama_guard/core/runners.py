@@ -163,6 +163,7 @@ def _remember_one(old: RunnerState | None, reading: RunnerReading, snapshot: Sna
         cpu=_cpu_samples(state, reading, now),
         needs_bytes=estimated_bytes(reading, snapshot) if state.needs_bytes is None else state.needs_bytes,
         domains=reading.domains,
+        expires_at=_expires_at(state, snapshot),
     )
     if state.loaded_at is None and has_loaded(state, reading, snapshot):
         state = replace(state, loaded_at=now, last_used_at=now)
@@ -176,6 +177,17 @@ def _remember_one(old: RunnerState | None, reading: RunnerReading, snapshot: Sna
     if state.busy_since_at is not None:
         return replace(state, busy_since_at=None, spell_seconds=now - state.busy_since_at)
     return state
+
+
+def _expires_at(state: RunnerState, snapshot: Snapshot) -> float | None:
+    """When its time is over as the API last listed it, None while it never did; to a second, so it rests."""
+    listed_at, api = snapshot.api.loaded_at, snapshot.api
+    listed = [m.expires_in_seconds for m in api.loaded if m.blob == state.blob] if state.blob else []
+    known = [seconds for seconds in listed if seconds is not None]
+    if listed_at is None or not known:
+        return state.expires_at
+    at = listed_at + max(known)
+    return state.expires_at if state.expires_at is not None and abs(at - state.expires_at) < 1.0 else at
 
 
 def _has_settled(state: RunnerState, reading: RunnerReading, now: float) -> bool:

@@ -101,7 +101,7 @@ class RunnerState:
     the present busy spell; ``spell_seconds`` is the last finished one. ``last_used_at`` is when it was
     last busy. ``footprint`` is its row of the ledger; ``measured_at`` is when its size had settled after a
     load that was seen from its birth on. ``needs_bytes`` is what its command line says that it takes,
-    ``domains`` where it counts.
+    ``domains`` where it counts. ``expires_at`` is when Ollama ends it unless it is asked, as last listed.
     """
 
     pid: int
@@ -119,6 +119,7 @@ class RunnerState:
     measured_at: float | None = None
     needs_bytes: int | None = None
     domains: tuple[str, ...] = ()
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,7 @@ class Model:
     swapped: int = 0
     process_state: str = "S"
     gone_at: float | None = None
+    expires_at: float | None = None
 
     @property
     def loading(self) -> bool:
@@ -88,6 +89,7 @@ class World:
     """A host of ``capacity`` bytes on which ``other`` bytes are used by everything but Ollama.
 
     ``threaded``: a killed runner is listed no more while its memory is still to come back.
+    ``neighbours_kills`` are OOM kills in cgroups of others, which the host's count has in it.
     """
 
     capacity: int = 4 * GIB
@@ -112,6 +114,7 @@ class World:
     outcomes: list[tuple[Action, Outcome]] = field(default_factory=list, repr=False)
     requests: tuple[Request, ...] = ()
     oom_kills: int = 0
+    neighbours_kills: int = 0
     catalogue: dict[str, CatalogueEntry] = field(default_factory=dict, repr=False)
     ledger: Ledger = field(default_factory=Ledger, repr=False)
     _learned: State = field(default_factory=State, repr=False)
@@ -147,8 +150,8 @@ class World:
         available = max(0, self.capacity - self.used)
         domains = [
             DomainReading(
-                HOST, self.capacity, available, psi_full_avg10=self.psi_full, oom_kills=self.oom_kills,
-                refaults=self.refaults,
+                HOST, self.capacity, available, psi_full_avg10=self.psi_full,
+                oom_kills=self.oom_kills + self.neighbours_kills, refaults=self.refaults,
             )
         ]  # fmt: skip
         if self.limit is not None:
@@ -205,7 +208,8 @@ class World:
         )
 
     def _listed(self, model: Model) -> LoadedModel:
-        return LoadedModel(model.name, blob_of(model.name), model.size, 0, 300.0)
+        left = 300.0 if model.expires_at is None else model.expires_at - self.now
+        return LoadedModel(model.name, blob_of(model.name), model.size, 0, left)
 
     def pass_time(self, seconds: float) -> None:
         """Let time go by: loads and the hog grow, busy runners burn CPU, the kernel kills at zero."""
