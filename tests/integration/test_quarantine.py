@@ -232,6 +232,28 @@ def test_another_model_under_the_name_is_never_overwritten(
         assert {m["name"]: m["digest"] for m in fake.get("/api/tags").value["models"]} == before
 
 
+@pytest.mark.parametrize("done", list(QuarantineAction))
+def test_a_name_that_means_another_model_by_now_is_left_alone(
+    tmp_path: Path, fake: FakeOllama, way: str, done: QuarantineAction
+) -> None:
+    """Its owner pulled a smaller one under the same name, after the catalogue was read."""
+    with start(tmp_path, policy(fake, way, quarantine=QuarantinePolicy(action=done))) as hands:
+        knows_all(hands)
+        good = {"source": "other", "destination": "big:latest"}
+        assert fake.post("/api/copy", good).status == 200
+        outcome = hide(hands)
+        assert outcome.kind is OutcomeKind.DONE, outcome.detail
+        assert "big:latest left alone: not that model any more" in outcome.detail
+        assert "big:latest" in names(fake)
+        assert "nick:latest" not in names(fake)
+        assert fake.post("/api/copy", {"source": "other", "destination": "nick:latest"}).status == 200
+        before = names(fake)
+        outcome = hide(hands)
+        assert outcome.kind is OutcomeKind.FAILED
+        assert "big:latest, nick:latest left alone" in outcome.detail
+        assert names(fake) == before
+
+
 def test_deleted_is_only_where_the_owner_wrote_it_and_the_way_back_is_saved(
     tmp_path: Path, fake: FakeOllama, way: str
 ) -> None:

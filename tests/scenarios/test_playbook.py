@@ -273,6 +273,7 @@ def test_the_label_of_a_container_is_the_owners_word() -> None:
     [
         ({"auto_remove": True}, "--rm"),
         ({"shared_by": ("sidecar",)}, "sidecar"),
+        ({"kind": RuntimeKind.SYSTEMD, "shared_by": ("open-webui.service",)}, "would stop with"),
         ({"verbs": ("start",), "cannot": "polkit says no"}, "polkit says no"),
     ],
 )

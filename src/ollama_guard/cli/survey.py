@@ -130,7 +130,7 @@ def _server(reading: ServerReading, policy: Policy, root: Path, unknown: dict[st
             policy.ollama.docker_host, DEFAULT_STATE_DIR, RememberedLimits(DEFAULT_STATE_DIR)
         )
         try:
-            container = docker.facts(name, ANSWER_SECONDS)
+            container = docker.facts(name, reading.uid, ANSWER_SECONDS)
         except RuntimeFailed as problem:
             unknown["container"] = str(problem)
     environment = environment_of(reading.pid)

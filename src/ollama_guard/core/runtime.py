@@ -40,9 +40,9 @@ class RuntimeReading:
     ``verbs`` are those of ``stop start restart limit`` that may be used on it here; ``cannot`` says in one
     sentence why one is missing, ``hint`` what the owner could change to get it. ``constrainable`` is whether
     it reads the environment file at its start. With ``auto_remove`` or ``shared_by`` (others live in its
-    namespaces) it is never stopped. ``authority`` is whether it carries the label
-    ``ollama-guard.authority=server``. ``started_at`` is in boottime seconds. ``error`` is a short stable word
-    when it could not be read now.
+    namespaces, or systemd would stop them with it) it is never stopped. ``authority`` is whether it carries
+    the label ``ollama-guard.authority=server``. ``started_at`` is in boottime seconds. ``error`` is a short
+    stable word when it could not be read now.
     """
 
     kind: RuntimeKind

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ollama_guard.core.model import CONTAINER, HOST, Level, ServerReading
 from ollama_guard.core.policy import Authority
-from ollama_guard.core.runtime import RuntimeReading, RuntimeState
+from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.units import bytes_text
 
@@ -55,7 +55,13 @@ def why_never(scene: Scene, runtime: RuntimeReading | None) -> str:
     if runtime.auto_remove:
         return f"{runtime.name} is removed with its volumes when it stops (--rm): it is never stopped"
     if runtime.shared_by:
-        return f"{', '.join(runtime.shared_by)} live in the namespaces of {runtime.name}: it is never stopped"
+        others, name = ", ".join(runtime.shared_by), runtime.name
+        with_it = (
+            f"{others} would stop with {name}"
+            if runtime.kind is RuntimeKind.SYSTEMD
+            else f"{others} live in the namespaces of {name}"
+        )
+        return f"{with_it}: it is never stopped"
     missing = [verb for verb in ("stop", "start") if verb not in runtime.verbs]
     if missing:
         why = runtime.cannot or runtime.reason or "hands may not"

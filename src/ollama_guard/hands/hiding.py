@@ -16,11 +16,12 @@ from ollama_guard.core.hidden import Book, WayBack
 from ollama_guard.core.model import Action, CatalogueEntry, ServerReading
 from ollama_guard.core.quarantine import Goal, Pair, Plan, plan_of
 from ollama_guard.core.quarantined import Hidden, QuarantineEntry, StoreReading
-from ollama_guard.errors import StoreFailed
+from ollama_guard.errors import OllamaError, StoreFailed
 from ollama_guard.hands.adapters.manifests import Manifest, Manifests, Wanted, entry_of, locate
 from ollama_guard.hands.api_moves import Limits, carry_out
 from ollama_guard.hands.book import BookFile
 from ollama_guard.hands.lanes import Clock
+from ollama_guard.hands.still_named import by_api, by_manifests, still_meant
 from ollama_guard.ports import OllamaPort
 
 # Seconds for one call to a server that may be down or hang, where the model is hidden already and only its
@@ -106,6 +107,7 @@ class Hider:
         if not plan.pairs:
             told = ", ".join(left_out) or "a model whose names are not known"
             raise StoreFailed(f"{told} can't be hidden: it runs elsewhere, or that is no name of a model")
+        plan, alone = _still(plan, store, port, limits)
         how = Hidden.API if store.why_not else Hidden.OFFLINE
         gone = [pair for pair in plan.pairs if _deleted(pair, book, store, seen)]
         noted = (_entry(pair, action, how, seen) for pair in plan.pairs if pair not in gone)
@@ -117,10 +119,10 @@ class Hider:
             plan, port, soon, self._clock, lambda alias, name: self._save(alias, name, port, store)
         )
         if not end.failed:
-            return _told(action, end.moved, f"by {'renaming' if done else 'the API'}", end.detail)
+            return _told(action, end.moved, f"by {'renaming' if done else 'the API'}", end.detail, alone)
         if done and len(done) == len(_there(plan, store)):
             wish = "it was not deleted" if goal is Goal.DELETE else "its runner was not asked to go"
-            return _told(action, done, "by renaming", f"{wish}: {end.failed}")
+            return _told(action, done, "by renaming", f"{wish}: {end.failed}", alone)
         if len(gone) == len(plan.pairs) and goal is Goal.DELETE:
             return "deleted before"
         raise StoreFailed(f"{end.failed}{_instead(store)}")
@@ -202,6 +204,21 @@ def _names(action: Action, seen: Seen, store: _Store) -> tuple[str, ...]:
     listed = [name for entry in seen.catalogue if blob and entry.blob == blob for name in entry.names]
     there = [m.name.shown for m in store.manifests if blob and m.blob == blob]
     return tuple(dict.fromkeys((*asked, *listed, *there)))
+
+
+def _still(plan: Plan, store: _Store, port: OllamaPort, limits: Limits) -> tuple[Plan, str]:
+    """The plan for the names that mean this model now, and a word about the others."""
+    if plan.blob is None:
+        return plan, ""
+    try:
+        blobs = by_manifests(store.manifests) if store.readable else by_api(port, limits.call_seconds)
+    except OllamaError as problem:
+        raise StoreFailed(f"{problem}{_instead(store)}") from problem
+    plan, others = still_meant(plan, blobs)
+    alone = f"{', '.join(others)} left alone: not that model any more" if others else ""
+    if not plan.pairs:
+        raise StoreFailed(alone)
+    return plan, alone
 
 
 def _there(plan: Plan, store: _Store) -> list[Pair]:

@@ -22,7 +22,10 @@ INFINITY = 2**64 - 1
 
 @dataclass
 class FakeUnit:
-    """One service. ``obeys``: what ends it: ``stop``, only ``kill``, or ``nothing`` (a process in D)."""
+    """One service. ``obeys``: what ends it: ``stop``, only ``kill``, or ``nothing`` (a process in D).
+
+    ``dependents`` maps a property, such as ``RequiredBy``, to the units that a stop of this one ends too.
+    """
 
     name: str
     main_pid: int = 0
@@ -46,6 +49,7 @@ class FakeUnit:
     starts: bool = True
     next_pid: int = 4243
     other_pids: tuple[int, ...] = ()
+    dependents: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def end(self) -> None:
         """Its process is gone."""
@@ -149,13 +153,19 @@ class FakeSystemd:
             if unit is None:
                 return _problem(message, "NoUnitForPID", f"PID {body[0]} does not belong to any loaded unit.")
             return new_method_return(message, "o", (_path(unit),))
+        if member == "ListUnitsByNames":
+            found = [self.units.get(name, _missing(name)) for name in body[0]]
+            return new_method_return(message, "a(ssssssouso)", ([_listed(unit) for unit in found],))
         unit = self.units.get(str(body[0]))
         if unit is None:
             if member != "LoadUnit":
                 return _problem(message, "NoSuchUnit", f"Unit {body[0]} not loaded.")
-            unit = self.units[body[0]] = FakeUnit(str(body[0]), active="inactive", load="not-found")
+            unit = self.units[body[0]] = _missing(str(body[0]))
         if member == "StartUnit" and unit.load == "masked":
             return _problem(message, "UnitMasked", f"Unit {unit.name} is masked.")
+        if member == "StopUnit":
+            for name in (name for names in unit.dependents.values() for name in names):
+                self.units.get(name, _missing(name)).end()
         return _carry_out(message, member, unit, body)
 
 
@@ -183,6 +193,14 @@ def _carry_out(message: Message, member: str, unit: FakeUnit, body: tuple[Any, .
     return new_method_return(message)
 
 
+def _missing(name: str) -> FakeUnit:
+    return FakeUnit(name, active="inactive", load="not-found")
+
+
+def _listed(unit: FakeUnit) -> tuple[object, ...]:
+    return (unit.name, unit.name, unit.load, unit.active, "", "", _path(unit), unit.job, "", "/")
+
+
 def _path(unit: FakeUnit) -> str:
     """As systemd escapes a name into an object path."""
     return _PREFIX + "".join(c if c.isalnum() else f"_{ord(c):02x}" for c in unit.name)
@@ -196,6 +214,7 @@ def _unit(unit: FakeUnit) -> dict[str, tuple[str, object]]:
         "LoadState": ("s", unit.load),
         "UnitFileState": ("s", unit.file_state),
         "FreezerState": ("s", unit.freezer),
+        **{key: ("as", list(names)) for key, names in unit.dependents.items()},
         "Job": ("(uo)", (unit.job, "/")),
         "ActiveEnterTimestampMonotonic": ("t", int(unit.active_at_seconds * 1e6)),
     }

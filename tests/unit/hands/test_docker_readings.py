@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ollama_guard.core.model import ServerReading
 from ollama_guard.core.runtime import Limits, RuntimeState, container_id_of
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.adapters.docker import DockerRuntime, adapter, readings
@@ -217,21 +221,64 @@ def test_use_is_what_can_t_be_taken_away() -> None:
     assert limiting.used_bytes({"memory_stats": {}}) is None
 
 
-def test_the_engines_of_all_users_are_asked_and_a_configured_one_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "1000").mkdir()
-    (tmp_path / "1000" / "docker.sock").touch()
+SYSTEM = "unix:///var/run/docker.sock"
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Somebody else has a Docker's socket of their own; the result is their uid."""
+    folder = tmp_path / "1000"
+    folder.mkdir()
+    (folder / "docker.sock").touch()
+    if os.geteuid() == 0:
+        os.chown(folder, 1000, 1000)
+    owner = folder.stat().st_uid
+    monkeypatch.setattr("os.geteuid", lambda: 4321)
     monkeypatch.setattr(adapter, "_USERS", tmp_path)
     monkeypatch.delenv("DOCKER_HOST", raising=False)
+    return owner
+
+
+def addresses(runtime: DockerRuntime, uid: int | None) -> list[str]:
+    return [engine.address for engine in runtime._candidates(uid)]
+
+
+def test_a_user_s_own_engine_is_believed_of_their_own_server_only(tmp_path: Path, stranger: int) -> None:
+    """Anything may listen there and say that it runs root's server, and `init --apply` would write so."""
+    runtime = DockerRuntime("", tmp_path, RememberedLimits(tmp_path))
+    theirs = f"unix://{tmp_path}/1000/docker.sock"
+    assert addresses(runtime, 0) == addresses(runtime, None) == addresses(runtime, stranger + 1) == [SYSTEM]
+    assert addresses(runtime, stranger) == [SYSTEM, theirs]
+
+
+def test_an_engine_that_is_not_believed_is_not_even_asked(
+    tmp_path: Path, stranger: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "DEFAULT_ADDRESS", f"unix://{tmp_path}/none")
+    runtime = DockerRuntime("", tmp_path, RememberedLimits(tmp_path))
+    path = tmp_path / "1000" / "docker.sock"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(0.1)
+        server = ServerReading(4242, 7, 0, f"/docker/{'a' * 64}", "argv says serve")
+        for ask in (lambda: runtime.find(server, 1.0), lambda: runtime.facts("ollama", 0, 1.0)):
+            with pytest.raises(RuntimeFailed, match="no Docker listens"):
+                ask()
+            with pytest.raises(TimeoutError):
+                listener.accept()
+        with pytest.raises(RuntimeFailed):
+            runtime.find(replace(server, uid=stranger), 0.3)
+        listener.accept()[0].close()
+
+
+@pytest.mark.usefixtures("stranger")
+def test_a_configured_engine_is_asked_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     book = RememberedLimits(tmp_path)
-    addresses = [engine.address for engine in DockerRuntime("", tmp_path, book)._candidates()]
-    assert addresses == [f"unix://{tmp_path}/1000/docker.sock", "unix:///var/run/docker.sock"]
     monkeypatch.setenv("DOCKER_HOST", "unix:///from/the/environment")
-    (engine,) = DockerRuntime("", tmp_path, book)._candidates()
-    assert engine.address == "unix:///from/the/environment"
-    (engine,) = DockerRuntime("tcp://127.0.0.1:1", tmp_path, book)._candidates()
-    assert engine.address == "tcp://127.0.0.1:1"
+    assert addresses(DockerRuntime("", tmp_path, book), None) == ["unix:///from/the/environment"]
+    assert addresses(DockerRuntime("tcp://127.0.0.1:1", tmp_path, book), None) == ["tcp://127.0.0.1:1"]
 
 
 def test_nobody_who_listens_is_absent_whatever_the_address(tmp_path: Path) -> None:

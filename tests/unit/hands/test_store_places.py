@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,18 @@ def test_the_same_path_with_other_models_in_it_is_not_the_server_s(tmp_path: Pat
     assert locate(Wanted(told=str(folder), blobs=(BLOB,))) == Place(str(folder))
     assert locate(Wanted(told=str(folder), blobs=("sha256:" + "00" * 32,))).path == ""
     assert locate(Wanted(told=str(folder))).path == "", "nothing proves it"
+
+
+def test_of_two_servers_the_one_is_taken_whose_folder_holds_what_ollama_tells_of(tmp_path: Path) -> None:
+    proc = process(tmp_path / "proc", Path("/"), environ=f"OLLAMA_MODELS={tmp_path}/other\0", ours=True)
+    (proc / "78" / "ns").mkdir(parents=True)
+    (proc / "78" / "ns" / "mnt").symlink_to(proc / "self" / "ns" / "mnt")
+    (proc / "78" / "environ").write_text(f"OLLAMA_MODELS={tmp_path}/ours\0")
+    (tmp_path / "other" / "manifests").mkdir(parents=True)
+    folder = store(tmp_path / "ours")
+    both = (SERVER, replace(SERVER, pid=78))
+    assert locate(Wanted(blobs=(BLOB,), servers=both), proc) == Place(str(folder))
+    assert locate(Wanted(servers=both), proc).path == "", "nothing proves either"
 
 
 def test_where_it_was_is_remembered_while_the_server_is_stopped(tmp_path: Path) -> None:

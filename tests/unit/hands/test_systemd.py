@@ -124,6 +124,30 @@ def test_a_unit_that_can_t_be_killed_is_stuck_in_time(bed: Bed) -> None:
     assert time.monotonic() - started < 2.0
 
 
+@pytest.mark.parametrize("word", ["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"])
+def test_a_unit_that_takes_others_along_when_it_stops_is_never_stopped(bed: Bed, word: str) -> None:
+    """A start would bring only Ollama back."""
+    web = bed.systemd.units["open-webui.service"] = FakeUnit("open-webui.service", 900)
+    bed.unit.dependents = {word: (web.name, "not-loaded.service")}
+    reading = bed.runtime.find(SERVER, 5)
+    assert reading is not None
+    assert (reading.verbs, reading.shared_by) == (("limit",), (web.name,))
+    with pytest.raises(RuntimeFailed, match=r"open-webui.service would be stopped with ollama.service"):
+        bed.runtime.stop(NAME, 5)
+    assert web.active == "active"
+    assert "StopUnit" not in bed.members()
+    bed.unit.end()
+    bed.runtime.start(NAME, 5)
+    assert bed.unit.active == "active", "who runs without it keeps it from nothing"
+
+
+def test_units_that_do_not_run_keep_nobody_from_stopping(bed: Bed) -> None:
+    bed.systemd.units["open-webui.service"] = FakeUnit("open-webui.service", active="failed")
+    bed.unit.dependents = {"RequiredBy": ("open-webui.service",)}
+    bed.runtime.stop(NAME, 5)
+    assert bed.unit.active == "inactive"
+
+
 def test_a_start_is_safe_to_repeat(bed: Bed) -> None:
     bed.unit.end()
     bed.runtime.start(NAME, 5)

@@ -47,34 +47,40 @@ class DockerRuntime:
         """The container whose main process the server is: by its cgroup's id, else by every State.Pid."""
         deadline_at = time.monotonic() + deadline_seconds
         container, failed = container_id_of(server.cgroup or ""), None
-        for engine in self._candidates():
+        for engine in self._candidates(server.uid):
             try:
                 with engine.calls(deadline_at - time.monotonic()) as call:
                     inspected = call.known(container) if container else None
                     if inspected is None:
                         inspected = _running_as(call, server.pid)
                     if inspected is not None and is_main(inspected, server.pid):
-                        return self._read(engine, call, inspected)
+                        self._where[readings.name_of(inspected)] = engine
+                        return self._read(call, inspected)
             except RuntimeFailed as problem:
-                failed = problem
+                failed = failed or problem
         if failed is not None:
             raise failed
         return None
 
     def read(self, name: str, deadline_seconds: float) -> RuntimeReading:
         """The container by its name, also while it is stopped."""
-        with self._calls(name, deadline_seconds) as (engine, call, inspected):
-            return self._read(engine, call, inspected)
+        with self._calls(name, deadline_seconds) as (call, inspected):
+            return self._read(call, inspected)
 
-    def facts(self, name: str, deadline_seconds: float) -> ContainerFacts:
-        """What advice needs to know of a container: who keeps it, what it runs, who reaches it."""
-        with self._calls(name, deadline_seconds) as (_, _, inspected):
-            return facts_of(inspected)
+    def facts(self, name: str, uid: int | None, deadline_seconds: float) -> ContainerFacts:
+        """What advice needs to know of a container: who keeps it, what it runs, who reaches it.
+
+        What is written by it may be written as root, so only engines that are believed are asked.
+        """
+        deadline_at = time.monotonic() + deadline_seconds
+        engine = self._holder(name, self._candidates(uid), deadline_at)
+        with engine.calls(deadline_at - time.monotonic()) as call:
+            return facts_of(call.inspect(name))
 
     def stop(self, name: str, deadline_seconds: float) -> None:
         """SIGTERM, then SIGKILL; its restart policy leaves it alone after that."""
-        with self._calls(name, deadline_seconds) as (engine, call, inspected):
-            before = self._read(engine, call, inspected)
+        with self._calls(name, deadline_seconds) as (call, inspected):
+            before = self._read(call, inspected)
             _may(before, "stop")
             if before.state is RuntimeState.STOPPED:
                 return
@@ -92,8 +98,8 @@ class DockerRuntime:
 
     def start(self, name: str, deadline_seconds: float) -> None:
         """Start it; one that runs already is left alone."""
-        with self._calls(name, deadline_seconds) as (engine, call, inspected):
-            before = self._read(engine, call, inspected)
+        with self._calls(name, deadline_seconds) as (call, inspected):
+            before = self._read(call, inspected)
             if before.state is RuntimeState.RUNNING:
                 return
             _may(before, "start")
@@ -105,7 +111,7 @@ class DockerRuntime:
 
     def limit(self, name: str, limits: Limits, deadline_seconds: float) -> tuple[str, ...]:
         """Set live limits; returns a sentence for each one that was left out, and why. Never below use."""
-        with self._calls(name, deadline_seconds) as (_, call, inspected):
+        with self._calls(name, deadline_seconds) as (call, inspected):
             key, now = _key(inspected), limiting.limits_of(inspected)
             running = bool((inspected.get("State") or {}).get("Running"))
             used, unread = _used(call, inspected) if running else (None, "")
@@ -125,7 +131,7 @@ class DockerRuntime:
 
     def unlimit(self, name: str, deadline_seconds: float) -> None:
         """Put the limits back that were there before the first `limit`."""
-        with self._calls(name, deadline_seconds) as (_, call, inspected):
+        with self._calls(name, deadline_seconds) as (call, inspected):
             key, now = _key(inspected), limiting.limits_of(inspected)
             owner = self._book.before(key)
             if owner is None:
@@ -136,12 +142,10 @@ class DockerRuntime:
                     call.update(inspected["Id"], change)
             self._book.forget(key)
 
-    def _read(self, engine: Engine, call: Call, inspected: dict[str, Any]) -> RuntimeReading:
+    def _read(self, call: Call, inspected: dict[str, Any]) -> RuntimeReading:
         clocks = readings.Clocks(time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
         shared_by = self._sharing(call, inspected)
-        reading = readings.reading_of(inspected, shared_by, self._env_folder, clocks)
-        self._where[reading.name] = engine
-        return reading
+        return readings.reading_of(inspected, shared_by, self._env_folder, clocks)
 
     def _sharing(self, call: Call, inspected: dict[str, Any]) -> list[str]:
         """The running containers that live in this one's namespaces."""
@@ -162,31 +166,55 @@ class DockerRuntime:
         return sorted(names)
 
     @contextlib.contextmanager
-    def _calls(self, name: str, deadline_seconds: float) -> Iterator[tuple[Engine, Call, dict[str, Any]]]:
+    def _calls(self, name: str, deadline_seconds: float) -> Iterator[tuple[Call, dict[str, Any]]]:
         """One operation on the engine that has a container of this name."""
         deadline_at = time.monotonic() + deadline_seconds
-        engine = self._where.get(name) or self._holder(name, deadline_at)
+        engine = self._where.get(name)
+        if engine is None:
+            believed = self._candidates()
+            engine = self._holder(name, [*believed, *self._unproven()], deadline_at)
+            if engine in believed:
+                self._where[name] = engine
         with engine.calls(deadline_at - time.monotonic()) as call:
-            yield engine, call, call.inspect(name)
+            yield call, call.inspect(name)
 
-    def _holder(self, name: str, deadline_at: float) -> Engine:
-        candidates = self._candidates()
-        for engine in candidates[:-1]:
-            with contextlib.suppress(RuntimeFailed), engine.calls(deadline_at - time.monotonic()) as call:
-                if call.known(name) is not None:
-                    return engine
-        return candidates[-1]
+    def _holder(self, name: str, candidates: list[Engine], deadline_at: float) -> Engine:
+        """The first that knows the container; if none does, the first of all, which says why not."""
+        if len(candidates) > 1:
+            for engine in candidates:
+                with contextlib.suppress(RuntimeFailed), engine.calls(deadline_at - time.monotonic()) as call:
+                    if call.known(name) is not None:
+                        return engine
+        return candidates[0]
 
-    def _candidates(self) -> list[Engine]:
-        """Where a Docker may listen; the usual place always, so that its absence has a name."""
-        addresses = [self._chosen] if self._chosen else [*_rootless_addresses(), DEFAULT_ADDRESS]
+    def _candidates(self, uid: int | None = None) -> list[Engine]:
+        """Where a Docker may listen whose word counts: the usual place first, so that its absence has a name.
+
+        Whoever may log in can have anything listen at a socket of their own, and say of it that it runs a
+        server. Their word counts for a server that is theirs (``uid``), and where this process is theirs.
+        """
+        if self._chosen:
+            return self._engines_at([self._chosen])
+        believed = {0, os.geteuid(), uid}
+        own = [address for address, owner in _rootless_addresses() if owner in believed]
+        return self._engines_at([DEFAULT_ADDRESS, *own])
+
+    def _unproven(self) -> list[Engine]:
+        """Everybody's: a container of theirs that we stopped must be found again after our own restart."""
+        return self._engines_at([] if self._chosen else [address for address, _ in _rootless_addresses()])
+
+    def _engines_at(self, addresses: list[str]) -> list[Engine]:
         return [self._engines.setdefault(address, Engine(address)) for address in addresses]
 
 
-def _rootless_addresses() -> list[str]:
-    """The sockets of those who run a Docker of their own, as far as this process may see them."""
+def _rootless_addresses() -> list[tuple[str, int]]:
+    """The sockets of those who run a Docker of their own, as far as this process may see them, and whose.
+
+    The folder's owner counts: who that is may put another socket there at any moment.
+    """
     try:
-        return [f"unix://{path}" for path in sorted(_USERS.glob("*/docker.sock"))]
+        sockets = sorted(_USERS.glob("*/docker.sock"))
+        return [(f"unix://{path}", path.parent.lstat().st_uid) for path in sockets]
     except OSError:
         return []
 

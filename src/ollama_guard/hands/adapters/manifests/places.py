@@ -55,7 +55,8 @@ def locate(wanted: Wanted, proc: Path = Path("/proc")) -> Place:
     for server in wanted.servers:
         for inside in _candidates(proc / str(server.pid), wanted):
             place = _seen_from_here(proc / str(server.pid), inside)
-            if place is not None:
+            # Of several servers the first need not be the one whose models are told of.
+            if place is not None and (len(wanted.servers) == 1 or _proven(place.path, wanted)):
                 return place
     for path in (wanted.remembered if not wanted.servers else "", wanted.told):
         if path and _holds_models(path) and _proven(path, wanted):

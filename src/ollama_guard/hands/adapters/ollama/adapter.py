@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +32,8 @@ class _Names:
 class OllamaAdapter:
     """One Ollama server at ``url``.
 
-    Calls may come from several threads; `catalogue` from one at a time. ``catalogue_complete`` is
-    False while models are left whose weights have not been asked for yet: ask again soon.
+    Calls may come from several threads. ``catalogue_complete`` is False while models are left whose
+    weights have not been asked for yet: ask again soon.
     """
 
     def __init__(self, url: str) -> None:
@@ -40,6 +41,7 @@ class OllamaAdapter:
         self.catalogue_complete = False
         self._shown: dict[str, answers.Shown | None] = {}
         self._names = _Names({}, {}, frozenset())
+        self._learning = threading.Lock()
 
     def version(self, deadline_seconds: float) -> str:
         """The server's version, such as ``0.33.0``."""
@@ -58,7 +60,16 @@ class OllamaAdapter:
         and within the deadline; the rest follows in the next passes.
         """
         deadline = time.monotonic() + deadline_seconds
-        tags, remote = answers.tags_of(exchange(self.url, "GET", "/api/tags", deadline_seconds))
+        if not self._learning.acquire(timeout=deadline_seconds):
+            raise OllamaError("timeout", "another look at the installed models is under way")
+        try:
+            return self._catalogue(deadline)
+        finally:
+            self._learning.release()
+
+    def _catalogue(self, deadline: float) -> tuple[CatalogueEntry, ...]:
+        left = max(0.0, deadline - time.monotonic())
+        tags, remote = answers.tags_of(exchange(self.url, "GET", "/api/tags", left))
         digests = {tag.digest: tag.name for tag in tags}
         self._shown = {digest: shown for digest, shown in self._shown.items() if digest in digests}
         self._learn({d: n for d, n in digests.items() if d not in self._shown}, deadline)

@@ -45,19 +45,19 @@ class SystemdRuntime:
             unit = _unit(call, path)
             if not str(unit.get("Id")).endswith(".service") or unit.get("MainPID") != server.pid:
                 return None
-            reading = self._reading(unit)
+            reading = self._reading(call, unit)
             return reading if self._may_act(call, reading.name) else readings.denied(reading)
 
     def read(self, name: str, deadline_seconds: float) -> RuntimeReading:
         """The unit by its name, also while it is stopped."""
         with calls(self._bus, deadline_seconds) as call:
-            reading = self._reading(_load(call, name))
+            reading = self._reading(call, _load(call, name))
             return reading if self._may_act(call, reading.name) else readings.denied(reading)
 
     def stop(self, name: str, deadline_seconds: float) -> None:
         """A stop job (Restart= does not bring it back after one), and SIGKILL where that takes too long."""
         with calls(self._bus, deadline_seconds) as call:
-            before = self._reading(_load(call, name))
+            before = self._reading(call, _load(call, name))
             _may(before, "stop")
             if before.state is RuntimeState.STOPPED:
                 return
@@ -74,7 +74,7 @@ class SystemdRuntime:
         """Start it; one that runs already is left alone."""
         with calls(self._bus, deadline_seconds) as call:
             unit = _load(call, name)
-            before = self._reading(unit)
+            before = self._reading(call, unit)
             if before.state is RuntimeState.RUNNING:
                 return
             _may(before, "start")
@@ -93,7 +93,7 @@ class SystemdRuntime:
         """Set live limits; returns a sentence for each one that was left out, and why. Never below use."""
         with calls(self._bus, deadline_seconds) as call:
             unit = _load(call, name)
-            _may(self._reading(unit), "limit")
+            _may(self._reading(call, unit), "limit")
             now = readings.limits_of(unit)
             changes, left_out = readings.wanted_limits(limits, unit, self._book.before(_key(name)) or now)
             if changes:
@@ -113,9 +113,11 @@ class SystemdRuntime:
                 _set(call, name, changes)
         self._book.forget(_key(name))
 
-    def _reading(self, unit: dict[str, Any]) -> RuntimeReading:
+    def _reading(self, call: Call, unit: dict[str, Any]) -> RuntimeReading:
+        others = readings.dependents(unit)
+        listed = call.manager("ListUnitsByNames", "as", others)[0] if others else ()
         clocks = readings.Clocks(time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic())
-        return readings.reading_of(unit, self._environment_file, clocks)
+        return readings.reading_of(unit, self._environment_file, clocks, readings.running(listed))
 
     def _may_act(self, call: Call, name: str) -> bool:
         """Whether polkit lets us: setting no property at all asks it, and changes nothing."""
@@ -130,7 +132,7 @@ class SystemdRuntime:
         until = time.monotonic() + seconds
         while True:
             unit = _load(call, name)
-            if self._reading(unit).state is wanted:
+            if self._reading(call, unit).state is wanted:
                 return True
             failed = wanted is RuntimeState.RUNNING and unit.get("ActiveState") == "failed"
             if (failed and not (unit.get("Job") or (0,))[0]) or time.monotonic() >= until:

@@ -24,8 +24,12 @@ _STATES = {
     "refreshing": RuntimeState.CHANGING,
     "maintenance": RuntimeState.CHANGING,
 }
+_DOWN = (RuntimeState.STOPPED, None)
 _ENVIRONMENT_PREFIXES = ("OLLAMA_", "LLAMA_ARG_")
 _LIMITS = ("MemoryMax", "CPUQuotaPerSecUSec")
+# By which of its properties a unit names those that a stop job of it stops as well (systemd.unit(5)); a start
+# of it starts none of them again.
+_STOPPED_TOO = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,23 @@ class Clocks:
     monotonic: float
 
 
-def reading_of(unit: Mapping[str, Any], environment_file: str, clocks: Clocks) -> RuntimeReading:
-    """All that matters of a unit, from the properties of its ``Unit`` and ``Service`` interfaces."""
+def dependents(unit: Mapping[str, Any]) -> list[str]:
+    """The units that a stop of this one would stop as well, whether they run or not."""
+    return sorted({str(name) for key in _STOPPED_TOO for name in unit.get(key, ())})
+
+
+def running(listed: Sequence[Sequence[Any]]) -> tuple[str, ...]:
+    """The names of the units that run, from systemd's list of units."""
+    return tuple(str(name) for name, _, _, active, *_ in listed if _STATES.get(active) not in _DOWN)
+
+
+def reading_of(
+    unit: Mapping[str, Any], environment_file: str, clocks: Clocks, stopped_too: Sequence[str] = ()
+) -> RuntimeReading:
+    """All that matters of a unit, from the properties of its ``Unit`` and ``Service`` interfaces.
+
+    ``stopped_too`` are the units that run and that a stop of it would take along.
+    """
     name = str(unit.get("Id", ""))
     constrainable = any(path == environment_file for path, *_ in unit.get("EnvironmentFiles", ()))
     limit = unit.get("MemoryMax", INFINITY)
@@ -60,6 +79,9 @@ def reading_of(unit: Mapping[str, Any], environment_file: str, clocks: Clocks) -
         return replace(reading, verbs=("limit",), cannot=cannot)
     if reading.state is RuntimeState.PAUSED:
         return replace(reading, verbs=("limit",), cannot=f"{name} is frozen, by somebody who has a reason")
+    if stopped_too and reading.state is not RuntimeState.STOPPED:
+        cannot = f"{', '.join(stopped_too)} would be stopped with {name}, and not be started again with it"
+        return replace(reading, verbs=("limit",), cannot=cannot, shared_by=tuple(stopped_too))
     return reading
 
 
