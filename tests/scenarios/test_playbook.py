@@ -574,3 +574,14 @@ def test_a_refused_stop_starts_nothing_later() -> None:
     served.running = False
     world.play(60)
     assert not served.running
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_only_what_the_guard_left_down_before_a_boot_is_started(ours: bool) -> None:  # noqa: FBT001  (a parameter of the test)
+    world = world_of(Policy())
+    served = world.served
+    assert served is not None
+    served.running = False
+    served.reading = replace(served.reading, stopped_by_us=ours)
+    world.play(30)
+    assert served.running is ours

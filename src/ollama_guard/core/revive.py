@@ -3,7 +3,7 @@
 A run can end while the server still dies: its SIGKILL lands when it comes out of the kernel, long after a
 start found it running; Docker and systemd don't bring back what they were asked to stop. So what was stopped
 stays written down until the API has answered, and until then it is started again, in every mode, as often as
-it is found down, ever more seldom.
+it is found down, ever more seldom. What was stopped before this boot is known to hands alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def reviewed(scene: Scene) -> Durable:
     durable, answered_at = scene.state.durable, scene.snapshot.api.answered_at
     stopped = durable.stopped
     if stopped is None:
-        return durable
+        down = next((runtime for runtime in scene.snapshot.runtimes if runtime.stopped_by_us), None)
+        if down is None or in_run(durable):
+            return durable
+        return replace(durable, stopped=Stopped(down.name, scene.now))
     unknown = scene.snapshot.hands_alive and named(scene, stopped.runtime) is None
     since_at = stopped.unknown_since_at if stopped.unknown_since_at is not None else scene.now
     stopped = replace(stopped, unknown_since_at=since_at if unknown else None)

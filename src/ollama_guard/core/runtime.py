@@ -42,7 +42,8 @@ class RuntimeReading:
     it reads the environment file at its start. With ``auto_remove`` or ``shared_by`` (others live in its
     namespaces, or systemd would stop them with it) it is never stopped. ``authority`` is whether it carries
     the label ``ollama-guard.authority=server``. ``started_at`` is in boottime seconds. ``error`` is a short
-    stable word when it could not be read now.
+    stable word when it could not be read now. ``stopped_by_us``: it is stopped, and the guard did that before
+    this boot.
     """
 
     kind: RuntimeKind
@@ -64,6 +65,7 @@ class RuntimeReading:
     environment: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
     reason: str = ""
+    stopped_by_us: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ In a lane of its own, so that a Docker that hangs never holds up an unload.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from ollama_guard.core.units import bytes_text, count_text
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.environment import EnvironmentFile
 from ollama_guard.hands.lanes import Clock, Lane, Mailbox, NeverStarted, Overdue, Result
+from ollama_guard.hands.remembered import StoppedRuntimes
 from ollama_guard.hands.runtimes import Known
 from ollama_guard.ports import RuntimePort
 from ollama_guard.wire import Message, OutcomeReported
@@ -39,12 +41,14 @@ class ServerActor:
         send: Callable[[Message], object],
         clock: Clock,
         acted: Callable[[], None],
+        stopped: StoppedRuntimes,
     ) -> None:
         self._known = known
         self._environment = environment
         self._send = send
         self._clock = clock
         self._acted = acted
+        self._stopped = stopped
         self._lane = Lane("servers", WORKERS, mailbox, clock)
         self._under_way: set[int] = set()
         self._wanted: dict[str, Limits | None] = {}
@@ -72,7 +76,7 @@ class ServerActor:
 
     def _carry_out(self, action: Action, known: Known | None) -> str:
         left = action.deadline_at - self._clock()
-        deed = _Deed(action, known, self._environment, time.monotonic() + left)
+        deed = _Deed(action, known, self._environment, self._stopped, time.monotonic() + left)
         match action.kind:
             case ActionKind.CONSTRAIN:
                 return deed.constrain()
@@ -108,11 +112,13 @@ class _Deed:
         action: Action,
         known: Known | None,
         environment: EnvironmentFile,
+        stopped: StoppedRuntimes,
         until: float,
     ) -> None:
         self._action = action
         self._known = known
         self._environment = environment
+        self._stopped = stopped
         self._until = until
 
     @property
@@ -151,7 +157,7 @@ class _Deed:
         now = port.read(reading.name, self._left_seconds)
         pids = {pid for pid in (reading.server_pid, now.server_pid, self._action.pid) if pid is not None}
         before = {pid: start for pid in pids if (start := _start_of(pid)) is not None}
-        port.stop(reading.name, self._left_seconds)
+        self._stop(reading.name, port)
         while any(_start_of(pid) == start for pid, start in before.items()):
             if not self._left_seconds:
                 text = f"{reading.name} was stopped, but its process {min(before)} is still there"
@@ -159,11 +165,25 @@ class _Deed:
             time.sleep(_LOOK_SECONDS)
         return f"{reading.name} is stopped, and nothing starts it again by itself"
 
+    def _stop(self, name: str, port: RuntimePort) -> None:
+        """Written down before; what was refused was not stopped. A full disk is no reason not to recover."""
+        with contextlib.suppress(RuntimeFailed):
+            self._stopped.stopping(name)
+        try:
+            port.stop(name, self._left_seconds)
+        except RuntimeFailed as problem:
+            if problem.kind not in ("hanging", "stuck"):
+                with contextlib.suppress(RuntimeFailed):
+                    self._stopped.started(name)
+            raise
+
     def start(self) -> str:
         """The limits first: once it runs, they may be below use again."""
         reading, port = self._runtime()
         said = self._limit()
         port.start(reading.name, self._left_seconds)
+        with contextlib.suppress(RuntimeFailed):
+            self._stopped.started(reading.name)
         return "; ".join((f"{reading.name} runs", *said))
 
     def release(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from ollama_guard.core.runtime import (
     is_in_unit,
 )
 from ollama_guard.errors import RuntimeFailed
-from ollama_guard.hands.remembered import RememberedRuntimes
+from ollama_guard.hands.remembered import RememberedRuntimes, StoppedRuntimes
 from ollama_guard.ports import RuntimePort
 
 # Seconds for one call of a look: Docker answers in some milliseconds, a busy one in a second.
@@ -30,11 +31,15 @@ PortOf = Callable[[RuntimeKind], RuntimePort]
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a look saw: by server where it was looked for, else by name; and what an earlier life knew."""
+    """What a look saw: by server where it was looked for, else by name; and what an earlier life knew.
+
+    ``stopped`` names what the guard stopped before this boot.
+    """
 
     found: dict[Key, RuntimeReading] = field(default_factory=dict)
     read: tuple[RuntimeReading, ...] = ()
     remembered: tuple[tuple[RuntimeKind, str], ...] = ()
+    stopped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class Look:
     port_of: PortOf
     unfound: tuple[ServerReading, ...]
     known: tuple[tuple[RuntimeKind, str], ...]
+    stopped: StoppedRuntimes
     remembered: RememberedRuntimes | None = None
 
     def take(self) -> Looked:
@@ -56,7 +62,17 @@ class Look:
         found = {(server.pid, server.start_ticks): self._find(server) for server in self.unfound}
         seen = {(reading.kind, reading.name) for reading in found.values()}
         names = dict.fromkeys((*self.known, *remembered, *configured))
-        return Looked(found, tuple(self._read(*key) for key in names if key not in seen), remembered)
+        read = tuple(self._read(*key) for key in names if key not in seen)
+        return Looked(found, read, remembered, self._left_down((*found.values(), *read)))
+
+    def _left_down(self, readings: tuple[RuntimeReading, ...]) -> frozenset[str]:
+        """What was stopped before this boot; who has started it since does not matter."""
+        stopped = self.stopped.before_boot()
+        running = {reading.name for reading in readings if reading.state is RuntimeState.RUNNING} & stopped
+        for name in running:
+            with contextlib.suppress(RuntimeFailed):
+                self.stopped.started(name)
+        return stopped - running
 
     def _find(self, server: ServerReading) -> RuntimeReading:
         for kind in self._kinds_of(server):

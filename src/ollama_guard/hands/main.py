@@ -114,7 +114,13 @@ def build(
         recording=Recording(state_dir, policy.record, channel.send, mailbox, boottime),
         runtimes=runtimes,
         server_actor=ServerActor(
-            runtimes.by_name, EnvironmentFile(state_dir), mailbox, channel.send, boottime, runtimes.acted
+            runtimes.by_name,
+            EnvironmentFile(state_dir),
+            mailbox,
+            channel.send,
+            boottime,
+            runtimes.acted,
+            runtimes.stopped,
         ),
         quarantine=Quarantine(
             state_dir,

@@ -1,4 +1,4 @@
-"""What must outlive the guard of how Ollama is run: the limits before its own, and its names."""
+"""What must outlive the guard of how Ollama is run: the limits before its own, its names, what it stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.files import replace_file
 
-LIMITS_NAME, RUNTIMES_NAME = "limits.json", "runtimes.json"
+LIMITS_NAME, RUNTIMES_NAME, STOPPED_NAME = "limits.json", "runtimes.json", "stopped.json"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class RememberedLimits:
@@ -80,3 +81,51 @@ class RememberedRuntimes:
             replace_file(self._path, json.dumps(document, indent=1).encode() + b"\n")
         except OSError as problem:
             raise RuntimeFailed("denied", f"{self._path} can't be written: {problem.strerror}") from problem
+
+
+class StoppedRuntimes:
+    """The runtimes that were asked to stop and have not been started since; several threads may use it.
+
+    The sentinel knows as much until the next boot, and Docker leaves such a container down after that.
+    """
+
+    def __init__(self, state_dir: Path, boot_id: str = "") -> None:
+        self._path = state_dir / STOPPED_NAME
+        self._boot_id = boot_id or _boot_id()
+        self._lock = threading.Lock()
+
+    def stopping(self, name: str) -> None:
+        """It is about to be stopped; raises `RuntimeFailed` if that can't be kept."""
+        with self._lock:
+            self._write(self._read() | {name: self._boot_id})
+
+    def started(self, name: str) -> None:
+        """It runs again, or was not stopped after all."""
+        with self._lock:
+            known = self._read()
+            if known.pop(name, None) is not None:
+                self._write(known)
+
+    def before_boot(self) -> frozenset[str]:
+        """Those that were stopped before this boot."""
+        return frozenset(name for name, boot_id in self._read().items() if boot_id != self._boot_id)
+
+    def _read(self) -> dict[str, str]:
+        try:
+            document = json.loads(self._path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return {str(k): str(v) for k, v in document.items()} if isinstance(document, dict) else {}
+
+    def _write(self, known: dict[str, str]) -> None:
+        try:
+            replace_file(self._path, json.dumps(known, indent=1).encode() + b"\n")
+        except OSError as problem:
+            raise RuntimeFailed("denied", f"{self._path} can't be written: {problem.strerror}") from problem
+
+
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return "?"

@@ -19,7 +19,7 @@ from ollama_guard.hands.announcing import Announcer
 from ollama_guard.hands.journal import log
 from ollama_guard.hands.lanes import Clock, Lane, Mailbox, Overdue, Result
 from ollama_guard.hands.looking import SHORT_ID, Key, Look, Looked, PortOf, failed
-from ollama_guard.hands.remembered import RememberedRuntimes
+from ollama_guard.hands.remembered import RememberedRuntimes, StoppedRuntimes
 from ollama_guard.ports import RuntimePort
 from ollama_guard.wire import Message, RuntimesObserved
 
@@ -55,6 +55,7 @@ class Runtimes:
     ) -> None:
         self._ports_of = ports_of
         self._remembered = RememberedRuntimes(state_dir)
+        self.stopped, self._left_down = StoppedRuntimes(state_dir), frozenset[str]()
         self._send = send
         self._clock = clock
         self._lane = Lane("runtimes", 1, mailbox, clock)
@@ -123,6 +124,7 @@ class Runtimes:
             port_of=self._port_of,
             unfound=tuple(server for key, server in self._servers.items() if key not in self._found),
             known=tuple(self._readings),
+            stopped=self.stopped,
             remembered=self._remembered if self._kept is None else None,
         )
         self._lane.submit(look.take, now + LOOK_SECONDS, lambda result: self._on_looked(look, result))
@@ -153,6 +155,7 @@ class Runtimes:
     def _take_in(self, looked: Looked) -> None:
         if self._kept is None:
             self._kept = frozenset(looked.remembered)
+        self._left_down = looked.stopped
         for key, reading in looked.found.items():
             if key in self._servers:
                 (self._unfound if reading.error else self._found)[key] = reading
@@ -164,7 +167,13 @@ class Runtimes:
 
     def _all(self) -> list[RuntimeReading]:
         """Every known runtime, and one for each server whose runtime could not be asked."""
-        known = list(self._readings.values())
+        known = [
+            replace(
+                reading,
+                stopped_by_us=reading.state is RuntimeState.STOPPED and reading.name in self._left_down,
+            )
+            for reading in self._readings.values()
+        ]
         names = {(reading.kind, name) for reading in known for name in (reading.name, reading.id[:SHORT_ID])}
         return [*known, *(stand for stand in self._unfound.values() if (stand.kind, stand.name) not in names)]
 

@@ -17,6 +17,7 @@ from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.acting_on_servers import ServerActor
 from ollama_guard.hands.environment import EnvironmentFile
 from ollama_guard.hands.lanes import GRACE_SECONDS
+from ollama_guard.hands.remembered import StoppedRuntimes
 from ollama_guard.hands.runtimes import Known
 from ollama_guard.testing.runtimes import FakeRuntime
 
@@ -41,7 +42,13 @@ class Bed:
         self.environment = EnvironmentFile(folder)
         self.acted = 0
         self.actor = ServerActor(
-            self._known, self.environment, loop.mailbox, loop.send, loop.clock, self._count
+            self._known,
+            self.environment,
+            loop.mailbox,
+            loop.send,
+            loop.clock,
+            self._count,
+            StoppedRuntimes(folder, "this boot"),
         )
 
     def _known(self, name: str) -> Known | None:
@@ -229,3 +236,22 @@ def test_the_same_action_twice_is_carried_out_once_while_it_is_under_way(bed: Be
         bed.loop.mailbox.run()
     assert bed.runtime.asked == [("start", "ollama")]
     assert len(bed.loop.sent) == 1
+
+
+def test_what_is_stopped_is_kept_for_the_next_boot_until_it_is_started(bed: Bed, tmp_path: Path) -> None:
+    """Docker leaves down what it was asked to stop, also when the machine starts anew."""
+    later = StoppedRuntimes(tmp_path, "the next boot")
+    assert bed.do(ActionKind.STOP).kind is OutcomeKind.DONE
+    assert later.before_boot() == {"ollama"}
+    assert StoppedRuntimes(tmp_path, "this boot").before_boot() == frozenset()
+    assert bed.do(ActionKind.START).kind is OutcomeKind.DONE
+    assert later.before_boot() == frozenset()
+
+
+@pytest.mark.parametrize(("word", "kept"), [("refused", set()), ("hanging", {"ollama"})])
+def test_a_stop_that_was_refused_leaves_nothing_to_be_started(
+    bed: Bed, tmp_path: Path, word: str, kept: set[str]
+) -> None:
+    bed.runtime.faults["stop"] = RuntimeFailed(word, "it says no")
+    assert bed.do(ActionKind.STOP).kind is OutcomeKind.FAILED
+    assert StoppedRuntimes(tmp_path, "the next boot").before_boot() == kept

@@ -18,6 +18,7 @@ from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands import journal
 from ollama_guard.hands.lanes import GRACE_SECONDS
+from ollama_guard.hands.remembered import StoppedRuntimes
 from ollama_guard.hands.runtimes import (
     CALM_SECONDS,
     GONE_SECONDS,
@@ -245,6 +246,20 @@ def test_a_container_that_went_while_nobody_looked_was_read_as_gone_at_a_time(
         (gone,) = one.tell()
         assert gone.state is RuntimeState.GONE
         assert gone.read_at >= before
+
+
+def test_what_the_guard_stopped_before_a_boot_is_told_while_it_is_down(story: Story, loop: Any) -> None:
+    story.tell(SERVER)
+    loop.run_until((story.folder / "runtimes.json").exists)
+    book = StoppedRuntimes(story.folder, "the boot before")
+    book.stopping("ollama")
+    again = Story(loop, story.folder)
+    again.docker.readings["ollama"] = replace(CONTAINER, state=RuntimeState.STOPPED, server_pid=None)
+    assert [reading.stopped_by_us for reading in again.tell()] == [True]
+    again.docker.readings["ollama"] = CONTAINER
+    assert [reading.stopped_by_us for reading in again.tell(SERVER)] == [False]
+    again.docker.readings["ollama"] = replace(CONTAINER, state=RuntimeState.STOPPED, server_pid=None)
+    assert [reading.stopped_by_us for reading in again.tell()] == [False], "somebody had started it"
 
 
 def test_a_container_that_is_gone_for_long_is_forgotten_also_on_disk(story: Story) -> None:
