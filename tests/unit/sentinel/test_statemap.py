@@ -172,7 +172,7 @@ def test_the_most_that_can_ever_be_kept_fits_into_a_slot(tmp_path: Path) -> None
     long = [f"{number:03d}{'x' * (sane.LONGEST_NAME - 3)}" for number in range(hiding.SPARED_KEPT)]
     blob = [f"sha256:{number:064x}" for number in range(condemned.RECORDS_KEPT)]
     at = 1234567.123456789
-    full = Durable(next_action_id=2**40, hard_cap=99, pause_until_at=at, spared=tuple(long))
+    full = Durable(next_action_id=2**40, hard_cap=99, hard_cap_at=at, pause_until_at=at, spared=tuple(long))
     for each in blob:
         full = condemned.convicted(full, each, (long[0][:250], long[1][:250], *long), 2**50, at, 86400.0)
     assert len(full.condemned) == condemned.RECORDS_KEPT
