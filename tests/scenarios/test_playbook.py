@@ -19,7 +19,10 @@ from ollama_guard.core.policy import (
     QuarantinePolicy,
 )
 from ollama_guard.core.recovery import Ending
+from ollama_guard.core.recoverystatus import caps
+from ollama_guard.core.runners import census
 from ollama_guard.core.runtime import RuntimeKind, RuntimeState
+from ollama_guard.core.scene import Scene
 from ollama_guard.testing.scenario import World
 from ollama_guard.testing.served import Served
 
@@ -478,6 +481,14 @@ def test_models_dont_load_goes_on_while_other_things_are_done() -> None:
     assert world.state.durable.runs[-1].ending is Ending.RUNNING
 
 
+def capped(world: World) -> tuple[int | None, int | None]:
+    """The hard cap that is in force, and the one that waits for a start, as the status tells them."""
+    snapshot = world.snapshot()
+    scene = Scene(world.policy, world.state, snapshot, census(world.policy, world.state, snapshot))
+    told = caps(scene, {})
+    return told["hard"], told["pending"]
+
+
 def test_the_hard_cap_is_written_once_it_has_settled_and_nothing_is_restarted_for_it() -> None:
     """Three models of 1 GiB were used, two fit together: two, pending until Ollama starts the next time."""
     world = world_of()
@@ -492,6 +503,10 @@ def test_the_hard_cap_is_written_once_it_has_settled_and_nothing_is_restarted_fo
     assert world.served.running
     assert [a.kind for a in world.served.done] == [ActionKind.CONSTRAIN]
     assert world.served.started_at == 0.0
+    assert capped(world) == (None, 2)
+    world.served.pid, world.served.started_at = world.served.pid + 1, world.now  # somebody restarts it
+    world.play(5)
+    assert capped(world) == (2, None), "what the file adds stands in no declaration of the environment"
 
 
 def test_no_hard_cap_is_written_where_all_models_fit() -> None:

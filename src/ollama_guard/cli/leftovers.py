@@ -28,6 +28,8 @@ BOOK_FILE = "quarantine.json"
 
 
 LIMIT_SECONDS = 10.0  # seconds for one runtime: each answers within one, and a person waits
+UNIT_INFINITY = 2**64 - 1  # systemd's number for no limit
+USEC_OF_A_PERCENT = 10_000  # microseconds of each second that are one percent of a CPU
 LONG_ID = 64  # characters of a container's whole id
 
 
@@ -78,12 +80,25 @@ def _unlimited(port: RuntimePort, name: str, command: str) -> Undone:
 
 
 def _command(kind: str, name: str, before: dict[str, object]) -> str:
-    if kind == "systemd":
-        return f"systemctl revert {name}"
+    if kind == RuntimeKind.SYSTEMD:  # not `systemctl revert`, which takes the owner's drop-ins away as well
+        return (
+            f"as root: {shlex.join(['systemctl', 'set-property', '--runtime', name, *_properties(before)])}"
+        )
     memory, swap = before.get("Memory", 0) or 0, before.get("MemorySwap", 0) or -1
     nano = before.get("NanoCpus", 0)
     cpus = f" --cpus {nano / 1e9:g}" if isinstance(nano, int) else ""
     return f"docker update --memory {memory} --memory-swap {swap}{cpus} {name[:12]}"
+
+
+def _properties(before: dict[str, object]) -> list[str]:
+    """A unit's limits as they were, in the words of `systemctl`; no quota has an empty one."""
+    memory, quota = before.get("MemoryMax"), before.get("CPUQuotaPerSecUSec")
+    words = []
+    if isinstance(memory, int):
+        words.append(f"MemoryMax={'infinity' if memory >= UNIT_INFINITY else memory}")
+    if isinstance(quota, int):
+        words.append(f"CPUQuota={'' if quota >= UNIT_INFINITY else f'{quota / USEC_OF_A_PERCENT:g}%'}")
+    return words
 
 
 def deleted(root: Path, state_dir: Path) -> Iterator[Undone]:

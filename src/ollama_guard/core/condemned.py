@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ollama_guard.core import victims
+from ollama_guard.core import sane, victims
 from ollama_guard.core.model import (
     Action,
     ActionKind,
@@ -28,9 +28,10 @@ STRIKE_WINDOW_SECONDS = 600.0
 STRIKES_TO_CONDEMN = 2
 # A record is forgotten after this long unasked (seconds; design, section 5).
 FORGET_SECONDS = 86400.0
-# Blobs remembered, and names of each: the state map holds 64 KiB, and who may create models may create
-# thousands. The oldest go first.
+# Blobs remembered: the state map holds 64 KiB, and who may create models may create thousands. The oldest go
+# first.
 RECORDS_KEPT = 32
+# Names of one that died, which are told of it.
 NAMES_KEPT = 4
 
 
@@ -116,7 +117,7 @@ def convicted(
     """The durable state with this blob condemned from now on."""
     verdict = Condemned(
         blob=blob,
-        names=names[:NAMES_KEPT],
+        names=sane.written_names(names),
         since_at=now,
         until_at=now + term_seconds,
         term_seconds=term_seconds,

@@ -84,16 +84,28 @@ def _room_bytes(scene: Scene) -> int | None:
     return min(rooms, default=None)
 
 
-def in_force(runtime: RuntimeReading | None) -> int | None:
+def in_force(scene: Scene) -> int | None:
     """The bound that Ollama runs under now; None = its own, or not known."""
+    written = scene.state.durable.hard_cap
+    return written if written and pending(scene) is None else _declared(runtime_here(scene))
+
+
+def _declared(runtime: RuntimeReading | None) -> int | None:
+    """The owner's own bound; what the environment file adds at a start stands in no declaration."""
     text = runtime.environment.get(KEY, "") if runtime is not None else ""
     return int(text) or None if text.isascii() and text.isdigit() and len(text) <= LONGEST_DIGITS else None
 
 
 def pending(scene: Scene) -> int | None:
-    """The bound that was written and waits for a start, None if there is none."""
-    written = scene.state.durable.hard_cap
-    return written if written and written != in_force(runtime_here(scene)) else None
+    """The bound that was written and waits for a start, None if there is none.
+
+    Ollama reads it when it starts, and what a process has read can't be seen without its owner's rights: so
+    it waits until the server is one that began after it was written.
+    """
+    durable, runtime = scene.state.durable, runtime_here(scene)
+    begun_at = runtime.started_at if runtime is not None else None
+    read = begun_at is not None and durable.hard_cap_at is not None and begun_at > durable.hard_cap_at
+    return durable.hard_cap if durable.hard_cap and not read else None
 
 
 def to_write(scene: Scene) -> Action | None:
@@ -110,7 +122,7 @@ def to_write(scene: Scene) -> Action | None:
     runtime = runtime_here(scene)
     if runtime is None or not runtime.constrainable or _waits(scene):
         return None
-    owners = in_force(runtime) if not durable.hard_cap else None
+    owners = _declared(runtime) if not durable.hard_cap else None
     if owners is not None and (not state.wanted or owners <= state.wanted):
         return None  # the owner's own line bounds it as much already
     lines = ((KEY, str(state.wanted)),) if state.wanted else ()
@@ -145,4 +157,4 @@ def after(durable: Durable, action: Action, outcome: Outcome) -> Durable:
     if outcome.kind is not OutcomeKind.DONE:
         return durable
     value = dict(action.environment).get(KEY, "0")
-    return replace(durable, hard_cap=int(value) if value.isdigit() else 0)
+    return replace(durable, hard_cap=int(value) if value.isdigit() else 0, hard_cap_at=outcome.at)

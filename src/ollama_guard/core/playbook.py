@@ -56,6 +56,8 @@ DEADLINES = {
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 300.0
 RUNS_KEPT = 8
+# Characters of each text about a run that are kept, since the state map holds 64 KiB.
+TEXT_KEPT = 400
 # A guard that has just started waits so long for hands to tell of the store (seconds): their first look comes
 # within one or two.
 UNTOLD_SECONDS = 15.0
@@ -79,7 +81,10 @@ class Turn:
 
 def begin(scene: Scene, name: Playbook, reason: str, *, by_hand: bool = False) -> Durable:
     """The durable state with a run of this playbook at its first step. Whether it may, `recover` says."""
-    durable = _over(scene.state.durable, scene.now, Ending.PARTLY, "another run was due")
+    durable, reason = (
+        _over(scene.state.durable, scene.now, Ending.PARTLY, "another run was due"),
+        reason[:TEXT_KEPT],
+    )
     run = Run(name, scene.now, by_hand)
     runs = (*durable.runs, run)[-RUNS_KEPT:]
     if name is Playbook.MODELS_DONT_LOAD:
@@ -314,7 +319,9 @@ def _at(position: Position, step: Step) -> Position:
 
 def _with(position: Position, trouble: str) -> Position:
     told = f"{trouble} ({position.failed})" if position.failed else trouble
-    return replace(position, trouble=f"{position.trouble}; {told}"[:400] if position.trouble else told)
+    return replace(
+        position, trouble=(f"{position.trouble}; {told}" if position.trouble else told)[:TEXT_KEPT]
+    )
 
 
 def pause_seconds(attempts: int) -> float:
@@ -328,7 +335,9 @@ def _over(durable: Durable, now: float, ending: Ending, text: str) -> Durable:
     if position is None:
         return durable
     runs = tuple(
-        replace(run, ending=ending, ended_at=now, text=text) if run.ending is Ending.RUNNING else run
+        replace(run, ending=ending, ended_at=now, text=text[:TEXT_KEPT])
+        if run.ending is Ending.RUNNING
+        else run
         for run in durable.runs
     )
     return replace(durable, playbook=None, runs=runs)

@@ -26,7 +26,7 @@ def runtime(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:
 def caps(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:
     """The hard cap that is in force, and the one that waits for a start."""
     found = runtime_here(scene)
-    hard, waiting = hardcap.in_force(found), hardcap.pending(scene)
+    hard, waiting = hardcap.in_force(scene), hardcap.pending(scene)
     if hard is None:
         unknown["ollama.cap.hard"] = NOT_TOLD if found is None else "no line: Ollama's own bound"
     if waiting is None:

@@ -6,6 +6,7 @@ all, however it came about, makes `decide` fail or act on a number that can't be
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -26,6 +27,11 @@ _FOOTPRINT_TIMES = ("load_seconds", "unload_seconds")
 _FOOTPRINT_MOMENTS = ("asked", "asked_at", "first_seen_wall", "last_used_wall")
 # Characters of a model's name; Ollama itself refuses names above about 350.
 LONGEST_NAME = 512
+# Names of a model that are written down with it, and bytes that they take together as JSON: one of any
+# length, or two as people choose them. The state map holds 64 KiB for 32 condemned models, 12 targets and
+# all else.
+NAMES_WRITTEN = 2
+WRITTEN_BYTES = LONGEST_NAME + 2
 
 
 def count(value: int | None) -> int | None:
@@ -47,6 +53,18 @@ def duration(value: float | None) -> float | None:
 def names(given: Iterable[str]) -> tuple[str, ...]:
     """The names of a model that can be said to Ollama, each once."""
     return tuple(name for name in dict.fromkeys(given) if 0 < len(name) <= LONGEST_NAME)
+
+
+def written_names(given: Iterable[str]) -> tuple[str, ...]:
+    """Those of a model's names that are written down with it: the first that there is room for."""
+    kept: list[str] = []
+    left = WRITTEN_BYTES
+    for name in dict.fromkeys(given):
+        takes = len(json.dumps(name))
+        if takes <= left and len(kept) < NAMES_WRITTEN:
+            kept.append(name)
+            left -= takes
+    return tuple(kept)
 
 
 def snapshot_of(snapshot: Snapshot, last_at: float | None) -> Snapshot:

@@ -47,9 +47,9 @@ class Durable:
 
     ``fruitless_kills`` are the times of kills that freed nothing (the budget that bounds them).
     ``playbook`` is where the run that goes on stands, ``runs`` are the last ones. ``hard_cap`` is the cap
-    that was written for Ollama's next start (0 = none), ``released`` that a person had all of that undone.
-    ``spared`` are names that a person brought back, so that they are not hidden again. ``stopped`` is what
-    the guard stopped and has not seen answer since; it outlives the run.
+    that was written for Ollama's next start (0 = none) at ``hard_cap_at``, ``released`` that a person had all
+    of that undone. ``spared`` are names that a person brought back, so that they are not hidden again.
+    ``stopped`` is what the guard stopped and has not seen answer since; it outlives the run.
     """
 
     version: int = 1
@@ -62,6 +62,7 @@ class Durable:
     runs: tuple[Run, ...] = ()
     constrained: Constrained | None = None
     hard_cap: int = 0
+    hard_cap_at: float | None = None
     released: bool = False
     spared: tuple[str, ...] = ()
     stopped: Stopped | None = None

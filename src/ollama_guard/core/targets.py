@@ -11,10 +11,9 @@ from ollama_guard.core.runtime import RuntimeReading
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.serving import room_alone_bytes, runtime_of, server_of
 
-# Models that one run hides, the largest first, and names of each that are written down: the state map holds
-# 64 KiB. All names that are known when it is hidden go with it.
+# Models that one run hides, the largest first: the state map holds 64 KiB. All names that are known when a
+# model is hidden go with it.
 TARGETS_KEPT = 12
-NAMES_WRITTEN = 2
 # Names of one action; it has to fit into a packet with all else.
 NAMES_KEPT = 32
 # A model whose file is smaller than this share of the room is not looked at any closer: no context that
@@ -52,7 +51,7 @@ def unfit(scene: Scene) -> tuple[Target, ...]:
         if size < CLOSER_LOOK_SHARE * room and entry.blob not in known and not measured:
             continue
         needs = needs_bytes(scene, entry)
-        target = Target(entry.blob, names_of(scene, entry.blob)[:NAMES_WRITTEN], needs)
+        target = Target(entry.blob, sane.written_names(names_of(scene, entry.blob)), needs)
         if needs > room and target.names and not is_spared(scene, target) and not is_hidden(scene, target):
             found.append(target)
     return tuple(sorted(found, key=lambda t: -t.needs_bytes)[:TARGETS_KEPT])

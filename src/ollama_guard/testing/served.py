@@ -66,7 +66,8 @@ class Served:
 
     def runtimes(self, now: float) -> tuple[RuntimeReading, ...]:
         """What hands tell of it."""
-        told = replace(self.reading, read_at=now, environment=dict(self.environment))
+        started_at = max(self.started_at, self.reading.started_at or 0.0)
+        told = replace(self.reading, read_at=now, started_at=started_at)
         if not self.running:
             return (replace(told, state=RuntimeState.STOPPED, server_pid=None),)
         return (replace(told, server_pid=self.pid),)

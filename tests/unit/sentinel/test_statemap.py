@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ollama_guard.core import budgets, condemned, hiding, playbook, sane, targets
+from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, Run, Step, Target
 from ollama_guard.core.state import Condemned, Durable, Strike
 from ollama_guard.sentinel.statemap import _HEADER, _MAGIC, SLOT_BYTES, StateMap, _checksum
 
@@ -162,3 +165,37 @@ def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=os.strerror(40)):
         StateMap(tmp_path / "state", BOOT)
     assert (tmp_path / "target").read_text() == "precious"
+
+
+def test_the_most_that_can_ever_be_kept_fits_into_a_slot(tmp_path: Path) -> None:
+    """Whoever may create models chooses their names."""
+    long = [f"{number:03d}{'x' * (sane.LONGEST_NAME - 3)}" for number in range(hiding.SPARED_KEPT)]
+    blob = [f"sha256:{number:064x}" for number in range(condemned.RECORDS_KEPT)]
+    at = 1234567.123456789
+    full = Durable(next_action_id=2**40, hard_cap=99, hard_cap_at=at, pause_until_at=at, spared=tuple(long))
+    for each in blob:
+        full = condemned.convicted(full, each, (long[0][:250], long[1][:250], *long), 2**50, at, 86400.0)
+    assert len(full.condemned) == condemned.RECORDS_KEPT
+    assert all(record.names for record in full.condemned)
+    for each in blob:
+        full = replace(full, strikes=(*full.strikes, Strike(each[:-1] + "x", at, 2**50)))
+    text = "y" * playbook.TEXT_KEPT
+    position = Position(
+        Playbook.FREEZE, Step.KILL_SERVER, at, text, "z" * 255, 2**40, 1000, at, failed="y" * 200,
+        trouble=text,
+        targets=tuple(Target(b, sane.written_names(long), 2**50) for b in blob[: targets.TARGETS_KEPT]),
+    )  # fmt: skip
+    run = Run(Playbook.MODELS_DONT_LOAD, at, by_hand=True, ending=Ending.PARTLY, ended_at=at, text=text)
+    full = replace(
+        full, playbook=position, runs=(run,) * playbook.RUNS_KEPT, fruitless_kills=(at,) * budgets.KILLS_KEPT,
+        constrained=Constrained("z" * 255, at, 2**50),
+    )  # fmt: skip
+    written(tmp_path / "state", full)
+    assert loaded(tmp_path / "state") == (full, "")
+
+
+def test_names_that_are_written_down_are_bounded_by_what_they_take() -> None:
+    assert sane.written_names(["a:1", "b:2", "c:3"]) == ("a:1", "b:2")
+    assert sane.written_names(["x" * 400, "y" * 400, "b:2"]) == ("x" * 400, "b:2")
+    assert sane.written_names(["x" * sane.LONGEST_NAME, "b:2"]) == ("x" * sane.LONGEST_NAME,)
+    assert sane.written_names(["\U0001f600" * 100, "b:2"]) == ("b:2",)
