@@ -20,7 +20,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -231,13 +231,16 @@ def _complete(installation: Installation) -> Path:
     return installation.models / "complete"
 
 
-def own_shelf(installation: Installation, target: Path) -> Path:
-    """Make `target` an OLLAMA_MODELS with the whole shelf that a test may change; returns it.
+def own_shelf(installation: Installation, target: Path, only: Container[str] = (*SHELF, *ALIASES)) -> Path:
+    """Make `target` an OLLAMA_MODELS with the shelf, or `only` a part, that a test may change; returns it.
 
     The weights are hard links where the file system allows it, so this takes no time and no room; the
     manifests are copies, since Ollama rewrites them in place.
     """
     shutil.copytree(installation.models / "manifests", target / "manifests")
+    for name in {*SHELF, *ALIASES}:
+        if name not in only:
+            shutil.rmtree(next((target / "manifests").glob(f"*/library/{name}")))
     (target / "blobs").mkdir()
     for blob in (installation.models / "blobs").iterdir():
         try:

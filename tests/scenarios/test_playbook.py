@@ -218,6 +218,22 @@ def test_the_same_silence_is_a_freeze_without_that_reason(trouble: Callable[[Wor
     assert ActionKind.STOP in steps(world)
 
 
+@pytest.mark.parametrize("trouble", [paused, cgroup_frozen, traced, upgraded])
+def test_a_server_that_was_let_go_a_moment_ago_has_time_to_answer(trouble: Callable[[World], None]) -> None:
+    """All the time for which it was held it stood still and was silent, which tells nothing of it now."""
+    world = world_of()
+    trouble(world)
+    world.play(115)
+    served = world.served
+    assert served is not None
+    served.reading = replace(served.reading, state=RuntimeState.RUNNING)
+    served.traced, served.frozen, served.process_state = False, False, "S"
+    world.play(15)
+    served.ill = False
+    world.play(60)
+    assert steps(world) == []
+
+
 def test_a_server_that_is_silent_but_only_waits_is_given_twice_the_time() -> None:
     world = world_of()
     assert world.served is not None

@@ -56,16 +56,19 @@ def review(scene: Scene, symptoms: Symptoms, *, stalled: bool) -> Symptoms:
     silent = _silent_seconds(scene)
     if silent is None and symptoms.full_since_at is None:
         calm = symptoms.suspected_at is None
-        return symptoms if calm else replace(symptoms, suspected_at=None, still=())
-    anew = stalled or symptoms.suspected_at is None
+        return symptoms if calm else replace(symptoms, suspected_at=None, still=(), held=False)
+    server = server_of(scene)
+    held = server is not None and bool(_held(scene, server))
+    # What was held can't have moved: how it stands still is looked at anew once it is let go.
+    anew = stalled or symptoms.suspected_at is None or (symptoms.held and not held)
     symptoms = replace(
         symptoms,
         suspected_at=scene.now if anew else symptoms.suspected_at,
         still=_still(scene, () if anew else symptoms.still),
+        held=held,
     )
     first = _first_item(scene, symptoms, silent)
     second = next(_second_items(scene, symptoms, silent), "") if first else ""
-    server = server_of(scene)
     if not second or server is None:
         return symptoms
     spared = not_frozen(scene, server, symptoms)
@@ -209,17 +212,12 @@ def _unhonoured(scene: Scene) -> Iterator[Action]:
 
 def not_frozen(scene: Scene, server: ServerReading, symptoms: Symptoms) -> str:
     """Why what looks like a freeze is none, or ""."""
+    held = _held(scene, server)
+    if held:
+        return held
     runtime = runtime_of(scene, server)
-    state = runtime.state if runtime is not None else RuntimeState.UNKNOWN
     title = runtime.name if runtime is not None else "its server"
     age = _age_seconds(scene, server, runtime)
-    traced = server.traced or server.process_state == TRACED_STATE
-    if state is RuntimeState.PAUSED or server.frozen:
-        return f"{title} is paused"
-    if traced or any(runner.reading.process_state == TRACED_STATE for runner in scene.runners):
-        return "a debugger is attached"
-    if state is RuntimeState.CHANGING:
-        return f"{title} is being started, stopped or upgraded"
     if age < scene.policy.playbook.young_seconds:
         return f"{title} is only {seconds_text(age)} old"
     moving = _moving(scene, symptoms)
@@ -230,6 +228,21 @@ def not_frozen(scene: Scene, server: ServerReading, symptoms: Symptoms) -> str:
             f"the pressure is not Ollama's, which holds {bytes_text(held_bytes(scene))}: "
             "`ollama-guard status` names who holds the most"
         )
+    return ""
+
+
+def _held(scene: Scene, server: ServerReading) -> str:
+    """Who or what holds Ollama still, or ""."""
+    runtime = runtime_of(scene, server)
+    state = runtime.state if runtime is not None else RuntimeState.UNKNOWN
+    title = runtime.name if runtime is not None else "its server"
+    if state is RuntimeState.PAUSED or server.frozen:
+        return f"{title} is paused"
+    traced = server.traced or server.process_state == TRACED_STATE
+    if traced or any(runner.reading.process_state == TRACED_STATE for runner in scene.runners):
+        return "a debugger is attached"
+    if state is RuntimeState.CHANGING:
+        return f"{title} is being started, stopped or upgraded"
     return ""
 
 

@@ -145,8 +145,9 @@ class Symptoms:
     what was just evicted, began; ``refaults`` the counts that this is told from. ``oom_kills`` are the
     kernel's counts, ``oom_at`` when they rose, ``unclaimed`` the kills (domain, at) that have no dead runner
     yet; ``deaths`` are runners that died without our doing a moment ago, ``killed`` those that the kernel is
-    now known to have killed. ``frozen`` is the diagnosis as a sentence ("" = not frozen), ``spared`` why what
-    looks like a freeze is none.
+    now known to have killed. ``held`` is whether somebody held Ollama still, by a pause, a debugger or an
+    upgrade. ``frozen`` is the diagnosis as a sentence ("" = not frozen), ``spared`` why what looks like a
+    freeze is none.
     """
 
     suspected_at: float | None = None
@@ -159,6 +160,7 @@ class Symptoms:
     unclaimed: tuple[tuple[str, float], ...] = ()
     deaths: tuple[Death, ...] = ()
     killed: tuple[Death, ...] = ()
+    held: bool = False
     frozen: str = ""
     spared: str = ""
     server: tuple[int, int] | None = None

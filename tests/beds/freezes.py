@@ -1,0 +1,157 @@
+"""Three honest ways in which the Ollama of a container stops serving, while Docker says that it runs.
+
+Each is entered before the container is made, since each needs something of it (`container`), and `begin`
+freezes it. A new server in the same container is not frozen again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import threading
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from beds import BedUnavailable
+from beds.cgroups import find_trees
+from beds.docker_ollama import ContainerOllama
+from beds.process import alive
+
+HOG = """
+my ($start, $bytes) = @ARGV;
+select(undef, undef, undef, 0.05) until -e $start;
+unlink $start;
+my @held;
+push @held, "x" x (4 << 20) while 4 * (1 << 20) * @held < $bytes;
+sleep 1000;
+"""
+
+
+class Freeze(Protocol):
+    """What `FREEZES` hold."""
+
+    def __init__(self, folder: Path) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    @property
+    def container(self) -> dict[str, Any]:
+        """Options of the container that is to be frozen."""
+
+    def begin(self, server: ContainerOllama) -> None:
+        """Freeze it."""
+
+
+class StoppedServer:
+    """Its server was sent SIGSTOP: state T."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def container(self) -> dict[str, Any]:
+        """Nothing special."""
+        return {}
+
+    def begin(self, server: ContainerOllama) -> None:
+        """Stop the server, and nothing else."""
+        os.kill(server.pid, signal.SIGSTOP)
+
+
+class DeafLog:
+    """Who reads its log has stopped reading: each request waits for its own log line. State S, no CPU time.
+
+    A Docker daemon or a log shipper that hangs does just this. It reads on once the frozen server has gone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "log.pipe"
+        self._pipe = -1
+        self._deaf_for = 0
+        self._over = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Self:
+        os.mkfifo(self._path)
+        # Both ends, so that the pipe outlives the servers that write to it.
+        self._pipe = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._reader.join()
+        os.close(self._pipe)
+
+    @property
+    def container(self) -> dict[str, Any]:
+        """Its server writes into the pipe."""
+        into = f'exec "$OLLAMA_GUARD_EXEC" "$1" >{self._path} 2>&1'
+        binds = [f"{self._path.parent}:{self._path.parent}"]
+        return {"entrypoint": ["/bin/sh", "-c", into, "ollama"], "binds": binds}
+
+    def begin(self, server: ContainerOllama) -> None:
+        """Stop reading, and fill what the pipe holds."""
+        self._deaf_for = server.pid
+        room = fcntl.fcntl(self._pipe, fcntl.F_GETPIPE_SZ)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(2 * room):
+                os.write(self._pipe, b"\n")
+
+    def _read(self) -> None:
+        while not self._over.wait(0.02):
+            if not (self._deaf_for and alive(self._deaf_for)) and select.select([self._pipe], [], [], 0)[0]:
+                os.read(self._pipe, 1 << 20)
+
+
+class FullMemory:
+    """Another program in its container took all memory, and the OOM killer is off there: threads wait in D.
+
+    The kernel's v1 tree has this switch (`docker run --oom-kill-disable`).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "hog"
+
+    def __enter__(self) -> Self:
+        if find_trees().v1_memory is None:
+            raise BedUnavailable("only the v1 memory tree can switch the OOM killer off")
+        self._folder.mkdir()
+        (self._folder / "hog.pl").write_text(HOG)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def container(self) -> dict[str, Any]:
+        """The hog waits beside the server for its sign."""
+        hog = f"/usr/bin/perl {self._folder}/hog.pl {self._folder}/begin {1 << 30} &"
+        return {
+            "entrypoint": ["/bin/sh", "-c", f'{hog} exec "$OLLAMA_GUARD_EXEC" "$1"', "ollama"],
+            "binds": [f"{self._folder}:{self._folder}"],
+            "oom_kill_disable": True,
+        }
+
+    def begin(self, server: ContainerOllama) -> None:
+        """Give the sign, which the hog takes away, so that the next one waits."""
+        assert server.alive
+        (self._folder / "begin").touch()
+
+
+FREEZES: dict[str, type[Freeze]] = {
+    "stopped by a signal": StoppedServer,
+    "an API that hangs": DeafLog,
+    "D state": FullMemory,
+}

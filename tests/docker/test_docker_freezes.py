@@ -1,0 +1,143 @@
+"""A frozen Ollama in a container is recovered while six clients ask without pause for what can't fit."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from beds import BedUnavailable
+from beds.clients import RetryClient
+from beds.docker import DockerEngine
+from beds.docker_ollama import ContainerOllama
+from beds.freezes import FREEZES, Freeze
+from beds.guard import Guard
+from beds.ollama_install import Installation
+from beds.onlookers import Neighbour, RunnerWatch
+from beds.process import alive
+from beds.real_ollama import own_shelf
+
+SECONDS = 240.0
+MIB = 1024**2
+CLIENTS = 6
+PAUSE_SECONDS = 0.01
+"""As good as none; a client that is refused in less would only take the CPU from all others."""
+MOST_BYTES = 100 * MIB
+"""What a runner of the model that can't fit may hold at most, once Ollama runs again."""
+AFTER_SECONDS = 5.0
+"""For which the clients go on after the recovery."""
+FROZEN_SECONDS = 15.0
+WORD = 'authority = "server"\npoll = "2s"\nunresponsive_after = "4s"\nrequest_timeout = "3s"\n'
+QUICK = '[playbook.freeze]\nstuck_after = "5s"\nyoung_for = "0s"\nquiet = "10min"\n'
+
+Freezing = tuple[ContainerOllama, Freeze]
+
+
+@pytest.fixture(params=FREEZES)
+def freezing(
+    request: pytest.FixtureRequest,
+    docker_ollama: Callable[..., ContainerOllama],
+    ollama_installation: Installation,
+    tmp_path: Path,
+    give_up: Callable[[BedUnavailable], NoReturn],
+) -> Iterator[Freezing]:
+    """A server of 600 MiB with a model that fits and one that can't, and the way in which it will freeze."""
+    models = own_shelf(ollama_installation, tmp_path / "models", only=("tiny", "big"))
+    with ExitStack() as stack:
+        try:
+            freeze = stack.enter_context(FREEZES[request.param](tmp_path))
+        except BedUnavailable as problem:
+            give_up(problem)
+        options = {"restart": "always", "mem_limit": 600 * MIB, **freeze.container}
+        yield docker_ollama(models=models, container=options), freeze
+
+
+def hungry(stack: ExitStack, server: ContainerOllama) -> list[RetryClient]:
+    """Six clients who want the model that can't fit, and are at it when this returns."""
+    clients = [RetryClient(server.url, "big", interval_seconds=PAUSE_SECONDS) for _ in range(CLIENTS)]
+    for client in clients:
+        stack.enter_context(client)
+    return clients
+
+
+def answers(server: ContainerOllama) -> bool:
+    try:
+        server.get("/api/version", timeout=5.0)
+    except OSError:
+        return False
+    return True
+
+
+def wait_silent(server: ContainerOllama) -> None:
+    deadline = time.monotonic() + SECONDS
+    while answers(server):
+        assert time.monotonic() < deadline, "it does not freeze"
+
+
+def wall(event: dict[str, Any]) -> float:
+    return datetime.fromisoformat(event["time"]).timestamp()
+
+
+def steps_text(guard: Guard, frozen_at: float) -> str:
+    """How long each step took, one a line; `pytest -rP` shows it."""
+    told, at = [], frozen_at
+    for event in guard.events():
+        if event["event"] in ("playbook.started", "playbook.step", "model.quarantined", "playbook.finished"):
+            told.append(f"{wall(event) - at:7.2f} s  {event['event']:<18} {event['message']}\n")
+            at = wall(event)
+    return "".join([*told, f"{at - frozen_at:7.2f} s  in all\n"])
+
+
+def test_it_is_recovered_and_the_model_that_cannot_fit_gets_no_memory_whoever_asks_for_it(
+    docker_engine: DockerEngine, freezing: Freezing
+) -> None:
+    server, freeze = freezing
+    neighbour, before = Neighbour(docker_engine), server.pid
+    with ExitStack() as stack:
+        watch = stack.enter_context(RunnerWatch(docker_engine, server.blob("big")))
+        guard = stack.enter_context(
+            Guard(
+                server.url, cgroup=f"/{docker_engine.cgroup}", ollama=WORD, config=QUICK,
+                env={"DOCKER_HOST": docker_engine.url},
+            )
+        )  # fmt: skip
+        guard.wait_guarding(before)
+        guard.wait_event("runtime.found", SECONDS, kind="docker")
+        clients = hungry(stack, server)
+        frozen_at = time.time()
+        freeze.begin(server)
+        ended = guard.wait_event("playbook.finished", SECONDS)
+        time.sleep(AFTER_SECONDS)
+        sys.stdout.write(steps_text(guard, frozen_at))
+        assert ended["outcome"] == "done", guard.tail()
+        assert server.alive
+        assert server.pid != before
+        assert "big" not in server.installed()
+        server.load("tiny")
+        started_at = next(wall(e) for e in guard.events("playbook.step") if e["step"] == "stop")
+        assert watch.longest_gap_seconds(started_at) < 5.0, "nobody looked"
+        assert watch.most_bytes(started_at) < MOST_BYTES
+        heard = [a for c in clients for a in c.attempts if a.at > time.monotonic() - AFTER_SECONDS]
+        assert {a.status for a in heard} <= {404, None}, heard[:5]
+        neighbour.assert_untouched()
+
+
+def test_without_the_guard_it_stays_frozen(freezing: Freezing) -> None:
+    """The control: nothing else ends such a freeze, least of all Docker's restart policy."""
+    server, freeze = freezing
+    before = server.pid
+    with ExitStack() as stack:
+        freeze.begin(server)
+        wait_silent(server)
+        hungry(stack, server)
+        end = time.monotonic() + FROZEN_SECONDS
+        while time.monotonic() < end:
+            assert not answers(server)
+        assert alive(before)
+        assert server.pid == before
