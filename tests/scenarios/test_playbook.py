@@ -215,6 +215,38 @@ def test_the_same_silence_is_a_freeze_without_that_reason(trouble: Callable[[Wor
     assert ActionKind.STOP in steps(world)
 
 
+@pytest.mark.parametrize("never_answered", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        "refused: GET /api/ps: can't connect",
+        "http_error: answered with 401",
+        "redirect: (301)",
+        "bad_answer: -",
+    ],
+)
+def test_an_api_that_only_the_guard_cannot_reach_is_unresponsive_but_not_frozen(
+    error: str, *, never_answered: bool
+) -> None:
+    """A wrong url, a changed port, a proxy that asks for a password: Ollama serves everybody else."""
+    world = world_of()
+    assert world.served is not None
+    world.served.ill = True
+    world.api_error, world.api_never_answered = error, never_answered
+    world.play(300)
+    assert steps(world) == []
+    assert Condition.OLLAMA_UNRESPONSIVE in conditions(world)
+    assert Condition.FROZEN not in conditions(world)
+
+
+def test_an_api_that_never_answered_and_lets_every_request_time_out_is_a_freeze() -> None:
+    """The guard was started beside a server that stood still already."""
+    world = World(policy=OWNERS_WORD, served=Served(), api_never_answered=True)
+    freeze(world)
+    world.play(120)
+    assert ActionKind.STOP in steps(world)
+
+
 def test_a_server_that_is_silent_but_only_waits_is_given_twice_the_time() -> None:
     world = world_of()
     assert world.served is not None

@@ -46,6 +46,8 @@ OOM_REPEATED = 3
 # An unload that was not honoured counts for this long (seconds); `sentinel.reflexes` says it in these words.
 UNHONOURED_SECONDS = 300.0
 NOT_HONOURED = "not honoured"
+# How `ApiReading.error` begins for a request that nothing came back to (the kind of `errors.OllamaError`).
+SILENCE = "timeout"
 # /proc/PID/stat counts in these (per second) on every Linux that Ollama runs on.
 TICKS_PER_SECOND = 100.0
 
@@ -75,11 +77,15 @@ def review(scene: Scene, symptoms: Symptoms, *, stalled: bool) -> Symptoms:
 
 
 def _silent_seconds(scene: Scene) -> float | None:
-    """For how long the API has been silent through retries; None if it isn't, or hands are away."""
+    """For how long requests to the API, retries too, have had no answer; None if they had, or hands are away.
+
+    A process that stands still lets them time out, even with its backlog full. One that refuses, redirects or
+    asks for a password is alive, or isn't there at all: maybe the guard alone can't reach it.
+    """
     api, state = scene.snapshot.api, scene.state
     last = api.answered_at if api.answered_at is not None else state.started_at
     probed = api.probed_at is not None and (api.answered_at is None or api.probed_at > api.answered_at)
-    if not scene.snapshot.hands_alive or last is None or not probed:
+    if not scene.snapshot.hands_alive or last is None or not probed or not api.error.startswith(SILENCE):
         return None
     return scene.now - last if scene.now > silence_due_at(scene.policy, state, scene.snapshot) else None
 

@@ -88,8 +88,9 @@ class Model:
 class World:
     """A host of ``capacity`` bytes on which ``other`` bytes are used by everything but Ollama.
 
-    ``threaded``: a killed runner is listed no more while its memory is still to come back.
-    ``neighbours_kills`` are OOM kills in cgroups of others, which the host's count has in it.
+    ``threaded``: a killed runner is listed no more while its memory is still to come back. ``api_error`` is
+    how the API's silence looks to hands, ``neighbours_kills`` are OOM kills in cgroups of others, which count
+    on the host too.
     """
 
     capacity: int = 4 * GIB
@@ -103,6 +104,8 @@ class World:
     hog_target: int = 0
     hog_taken: int = 0
     api_silent_since: float | None = None
+    api_error: str = "timeout"
+    api_never_answered: bool = False
     hands_alive: bool = True
     unload_seconds: float = 0.15
     kill_seconds: float = 0.1
@@ -173,7 +176,8 @@ class World:
             ),
             api=ApiReading(
                 probed_at=self.now,
-                answered_at=answered,
+                answered_at=None if self.api_never_answered else answered,
+                error=self.api_error if self.api_silent_since is not None else "",
                 version="0.33.0",
                 loaded=tuple(self._listed(m) for m in self.models if not m.loading),
                 loaded_at=answered,
