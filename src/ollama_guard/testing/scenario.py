@@ -75,6 +75,7 @@ class Model:
     dies: bool = True
     swapped: int = 0
     process_state: str = "S"
+    major_faults: int = 0
     gone_at: float | None = None
     expires_at: float | None = None
 
@@ -113,6 +114,8 @@ class World:
     served: Served | None = None
     psi_full: float | None = None
     refaults: int | None = None
+    psi_full_inside: float | None = None
+    refaults_inside: int | None = None
     decisions: list[Decision] = field(default_factory=list, repr=False)
     outcomes: list[tuple[Action, Outcome]] = field(default_factory=list, repr=False)
     requests: tuple[Request, ...] = ()
@@ -160,7 +163,12 @@ class World:
         if self.limit is not None:
             inside = self.used_inside
             left = min(available, max(0, self.limit - inside))
-            domains.append(DomainReading(CONTAINER, self.limit, left, oom_kills=self.oom_kills))
+            domains.append(
+                DomainReading(
+                    CONTAINER, self.limit, left, psi_full_avg10=self.psi_full_inside,
+                    oom_kills=self.oom_kills, refaults=self.refaults_inside,
+                )
+            )  # fmt: skip
         names = tuple(domain.name for domain in domains)
         answered = self.now if self.api_silent_since is None else self.api_silent_since
         served = self.served
@@ -207,6 +215,7 @@ class World:
             file_bytes=10 * MIB,
             swap_bytes=model.swapped,
             cpu_seconds=model.cpu_seconds,
+            major_faults=model.major_faults,
             process_state=model.process_state,
             domains=domains,
         )
