@@ -234,6 +234,38 @@ def test_a_server_that_was_let_go_a_moment_ago_has_time_to_answer(trouble: Calla
     assert steps(world) == []
 
 
+@pytest.mark.parametrize("never_answered", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        "refused: GET /api/ps: can't connect",
+        "http_error: answered with 401",
+        "redirect: (301)",
+        "bad_answer: -",
+    ],
+)
+def test_an_api_that_only_the_guard_cannot_reach_is_unresponsive_but_not_frozen(
+    error: str, *, never_answered: bool
+) -> None:
+    """A wrong url, a changed port, a proxy that asks for a password: Ollama serves everybody else."""
+    world = world_of()
+    assert world.served is not None
+    world.served.ill = True
+    world.api_error, world.api_never_answered = error, never_answered
+    world.play(300)
+    assert steps(world) == []
+    assert Condition.OLLAMA_UNRESPONSIVE in conditions(world)
+    assert Condition.FROZEN not in conditions(world)
+
+
+def test_an_api_that_never_answered_and_lets_every_request_time_out_is_a_freeze() -> None:
+    """The guard was started beside a server that stood still already."""
+    world = World(policy=OWNERS_WORD, served=Served(), api_never_answered=True)
+    freeze(world)
+    world.play(120)
+    assert ActionKind.STOP in steps(world)
+
+
 def test_a_server_that_is_silent_but_only_waits_is_given_twice_the_time() -> None:
     world = world_of()
     assert world.served is not None
@@ -244,16 +276,75 @@ def test_a_server_that_is_silent_but_only_waits_is_given_twice_the_time() -> Non
     assert ActionKind.STOP in steps(world)
 
 
-def test_thrash_by_ollama_itself_is_a_freeze_though_its_api_answers() -> None:
+def thrashing(world: World, seconds: int, *, faults: int = 0) -> None:
+    """The whole machine's figures, with so many major faults a second of the model "mapped"."""
+    world.psi_full, world.refaults = 85.0, 0
+    for _ in range(seconds):
+        world.play(1)
+        world.refaults += 30_000
+        model = world.model("mapped")
+        if model is not None:
+            model.major_faults += faults
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_thrash_by_ollama_itself_is_a_freeze_though_its_api_answers(*, busy: bool) -> None:
     """Memory looks fine, since the model is mapped: refaults and full pressure say that nothing moves."""
     world = world_of()
-    world.load("mapped", 2 * GIB, busy=True)
+    world.load("mapped", 2 * GIB, busy=busy)
+    world.play(5)
+    thrashing(world, 45, faults=300)
+    assert ActionKind.CONSTRAIN in steps(world)
+
+
+def test_a_runner_that_waits_in_the_kernel_is_in_the_thrash() -> None:
+    """Not at every look: an answer goes on in bits."""
+    world = world_of()
+    model = world.load("mapped", 2 * GIB, busy=True)
     world.play(5)
     world.psi_full, world.refaults = 85.0, 0
-    for _ in range(45):
+    for second in range(45):
+        model.process_state = "D" if second % 3 == 0 else "R"
         world.play(1)
         world.refaults += 30_000
     assert ActionKind.CONSTRAIN in steps(world)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_neighbours_thrash_in_its_own_limit_leaves_a_large_healthy_ollama_alone(*, busy: bool) -> None:
+    """Its figures are the whole machine's; here no runner waits for anything, and the API answers."""
+    world = world_of()
+    world.load("mapped", 2 * GIB, busy=busy)
+    world.play(5)
+    thrashing(world, 200, faults=2)
+    assert steps(world) == []
+    assert Condition.FROZEN not in conditions(world)
+    assert "somebody else's" in world.state.symptoms.spared
+    assert sum("somebody else's" in d.reason for d in world.decisions) == 1
+
+
+def test_a_neighbours_thrash_spares_no_server_that_stands_still() -> None:
+    world = world_of()
+    world.load("mapped", 2 * GIB)
+    world.play(5)
+    freeze(world)
+    thrashing(world, 115)
+    assert ActionKind.STOP in steps(world)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_thrash_in_ollamas_own_cgroup_is_its_own(*, own: bool) -> None:
+    world = world_of()
+    world.limit = 3 * GIB
+    world.load("mapped", 1 * GIB)
+    world.play(5)
+    world.psi_full = world.psi_full_inside = 85.0
+    world.refaults = world.refaults_inside = 0
+    for _ in range(45):
+        world.play(1)
+        world.refaults += 30_000
+        world.refaults_inside += 30_000 if own else 100
+    assert (ActionKind.CONSTRAIN in steps(world)) is own
 
 
 def test_full_pressure_without_anything_read_back_is_no_thrash() -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ollama_guard.core import thrash
 from ollama_guard.core.conditions import silence_due_at
 from ollama_guard.core.model import (
-    CONTAINER,
-    HOST,
     Action,
     ActionKind,
     Activity,
@@ -36,23 +35,21 @@ HANGING_FACTOR = 2.0
 # States in which a process can't go on by itself: waiting in the kernel, stopped. Not "t": a debugger.
 STUCK_STATES = ("D", "T")
 TRACED_STATE = "t"
-# Pages a second read back after eviction that confirm thrash: 16 MiB/s, sixteen times what makes page cache
-# count as "in use"; with pressure below `full_percent` it is only a busy disk.
-THRASH_PAGES_PER_SECOND = 4096
-THRASH_SPAN_SECONDS = 2.0
 # OOM kills within this time (seconds) that are "repeating": two may be one big neighbour and one of ours.
 OOM_WINDOW_SECONDS = 600.0
 OOM_REPEATED = 3
 # An unload that was not honoured counts for this long (seconds); `sentinel.reflexes` says it in these words.
 UNHONOURED_SECONDS = 300.0
 NOT_HONOURED = "not honoured"
+# How `ApiReading.error` begins for a request that nothing came back to (the kind of `errors.OllamaError`).
+SILENCE = "timeout"
 # /proc/PID/stat counts in these (per second) on every Linux that Ollama runs on.
 TICKS_PER_SECOND = 100.0
 
 
 def review(scene: Scene, symptoms: Symptoms, *, stalled: bool) -> Symptoms:
     """The symptoms after this tick, with the diagnosis. ``scene.runners`` must be of this snapshot."""
-    symptoms = _pressure(scene, replace(symptoms, frozen="", spared="", server=None), stalled=stalled)
+    symptoms = thrash.review(scene, replace(symptoms, frozen="", spared="", server=None), stalled=stalled)
     silent = _silent_seconds(scene)
     if silent is None and symptoms.full_since_at is None:
         calm = symptoms.suspected_at is None
@@ -69,6 +66,8 @@ def review(scene: Scene, symptoms: Symptoms, *, stalled: bool) -> Symptoms:
     )
     first = _first_item(scene, symptoms, silent)
     second = next(_second_items(scene, symptoms, silent), "") if first else ""
+    if not first:
+        return replace(symptoms, spared=thrash.of_others(scene, symptoms))
     if not second or server is None:
         return symptoms
     spared = not_frozen(scene, server, symptoms)
@@ -78,43 +77,17 @@ def review(scene: Scene, symptoms: Symptoms, *, stalled: bool) -> Symptoms:
 
 
 def _silent_seconds(scene: Scene) -> float | None:
-    """For how long the API has been silent through retries; None if it isn't, or hands are away."""
+    """For how long requests to the API, retries too, have had no answer; None if they had, or hands are away.
+
+    A process that stands still lets them time out, even with its backlog full. One that refuses, redirects or
+    asks for a password is alive, or isn't there at all: maybe the guard alone can't reach it.
+    """
     api, state = scene.snapshot.api, scene.state
     last = api.answered_at if api.answered_at is not None else state.started_at
     probed = api.probed_at is not None and (api.answered_at is None or api.probed_at > api.answered_at)
-    if not scene.snapshot.hands_alive or last is None or not probed:
+    if not scene.snapshot.hands_alive or last is None or not probed or not api.error.startswith(SILENCE):
         return None
     return scene.now - last if scene.now > silence_due_at(scene.policy, state, scene.snapshot) else None
-
-
-def _pressure(scene: Scene, symptoms: Symptoms, *, stalled: bool) -> Symptoms:
-    """How long pressure has been full, and whether what was evicted is read back all the time."""
-    places = [d for d in scene.snapshot.domains if d.name in (HOST, CONTAINER)]
-    full = any((d.psi_full_avg10 or 0.0) >= scene.policy.playbook.full_percent for d in places)
-    if not full:
-        if symptoms.full_since_at is None and not symptoms.refaults:
-            return symptoms
-        return replace(symptoms, full_since_at=None, thrash_since_at=None, refaults={})
-    anew = stalled or symptoms.full_since_at is None
-    base, seen, thrash = {} if anew else symptoms.refaults, {}, False
-    spans = False
-    for place in places:
-        if place.refaults is None:
-            continue
-        at, count = base.get(place.name, (scene.now, place.refaults))
-        seconds = scene.now - at
-        spans = spans or seconds >= THRASH_SPAN_SECONDS
-        thrash = thrash or place.refaults - count >= THRASH_PAGES_PER_SECOND * max(seconds, 1.0)
-        seen[place.name] = (scene.now, place.refaults) if seconds >= THRASH_SPAN_SECONDS else (at, count)
-    since = None if anew else symptoms.thrash_since_at
-    if spans:
-        since = (since if since is not None else scene.now) if thrash else None
-    return replace(
-        symptoms,
-        full_since_at=scene.now if anew else symptoms.full_since_at,
-        thrash_since_at=since,
-        refaults=seen,
-    )
 
 
 def _still(scene: Scene, previous: tuple[Still, ...]) -> tuple[Still, ...]:
@@ -145,10 +118,7 @@ def _first_item(scene: Scene, symptoms: Symptoms, silent: float | None) -> str:
     if silent is not None:
         error = scene.snapshot.api.error
         return f"Ollama's API has been silent for {seconds_text(silent)}{f' ({error})' if error else ''}"
-    since = symptoms.thrash_since_at
-    if since is not None and scene.now - since >= scene.policy.playbook.full_seconds:
-        return f"memory has been thrashing for {seconds_text(scene.now - since)}"
-    return ""
+    return thrash.words(scene, symptoms)
 
 
 def _second_items(scene: Scene, symptoms: Symptoms, silent: float | None) -> Iterator[str]:

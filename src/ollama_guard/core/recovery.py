@@ -141,13 +141,14 @@ class Symptoms:
     """What speaks for a freeze, over time.
 
     ``suspected_at`` is when the API fell silent or pressure became full; only from then on is progress
-    looked at (``still``). ``full_since_at`` and ``thrash_since_at`` are when full pressure, and reading back
-    what was just evicted, began; ``refaults`` the counts that this is told from. ``oom_kills`` are the
-    kernel's counts, ``oom_at`` when they rose, ``unclaimed`` the kills (domain, at) that have no dead runner
-    yet; ``deaths`` are runners that died without our doing a moment ago, ``killed`` those that the kernel is
-    now known to have killed. ``held`` is whether somebody held Ollama still, by a pause, a debugger or an
-    upgrade. ``frozen`` is the diagnosis as a sentence ("" = not frozen), ``spared`` why what looks like a
-    freeze is none.
+    looked at (``still``). ``full_since_at`` and ``thrash_since_at`` are when full pressure, and reading
+    back what was just evicted, began, ``hurt_since_at`` when a runner began to wait for it, ``hurt_at``
+    when one last did; ``refaults`` are the counts that this is told from, ``rising`` those that rose fast.
+    ``oom_kills`` are the kernel's counts, ``oom_at`` when they rose, ``unclaimed`` the kills (domain, at)
+    that have no dead runner yet; ``deaths`` are runners that died without our doing a moment ago,
+    ``killed`` those that the kernel is now known to have killed. ``held`` is whether somebody held Ollama
+    still, by a pause, a debugger or an upgrade. ``frozen`` is the diagnosis as a sentence ("" = not
+    frozen), ``spared`` why what looks like a freeze is none.
     """
 
     suspected_at: float | None = None
@@ -155,6 +156,9 @@ class Symptoms:
     full_since_at: float | None = None
     thrash_since_at: float | None = None
     refaults: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    rising: tuple[str, ...] = ()
+    hurt_at: float | None = None
+    hurt_since_at: float | None = None
     oom_kills: Mapping[str, int] = field(default_factory=dict)
     oom_at: tuple[float, ...] = ()
     unclaimed: tuple[tuple[str, float], ...] = ()

@@ -11,7 +11,7 @@ from ollama_guard.core.policy import Policy
 from ollama_guard.errors import GuardError, OllamaError
 from ollama_guard.hands.adapters.ollama.answers import is_old_dialect
 from ollama_guard.hands.journal import log
-from ollama_guard.hands.lanes import Clock, Lane, Mailbox, Result
+from ollama_guard.hands.lanes import Clock, Lane, Mailbox, Overdue, Result
 from ollama_guard.hands.polling import PollSchedule
 from ollama_guard.ports import OllamaPort
 from ollama_guard.wire import ApiObserved, CatalogueObserved, Message
@@ -215,7 +215,10 @@ def _is_due(at: float | None, now: float) -> bool:
 
 
 def _kind(problem: GuardError) -> str:
-    return problem.kind if isinstance(problem, OllamaError) else "timeout"
+    """How it failed; a fault of our own is no word about Ollama, which a time-out would be."""
+    if isinstance(problem, OllamaError):
+        return problem.kind
+    return "timeout" if isinstance(problem, Overdue) else "broken"
 
 
 def _told(problem: GuardError) -> str:

@@ -75,6 +75,7 @@ class Model:
     dies: bool = True
     swapped: int = 0
     process_state: str = "S"
+    major_faults: int = 0
     gone_at: float | None = None
     expires_at: float | None = None
 
@@ -88,8 +89,9 @@ class Model:
 class World:
     """A host of ``capacity`` bytes on which ``other`` bytes are used by everything but Ollama.
 
-    ``threaded``: a killed runner is listed no more while its memory is still to come back.
-    ``neighbours_kills`` are OOM kills in cgroups of others, which the host's count has in it.
+    ``threaded``: a killed runner is listed no more while its memory is still to come back. ``api_error`` is
+    how the API's silence looks to hands, ``neighbours_kills`` are OOM kills in cgroups of others, which count
+    on the host too.
     """
 
     capacity: int = 4 * GIB
@@ -103,6 +105,8 @@ class World:
     hog_target: int = 0
     hog_taken: int = 0
     api_silent_since: float | None = None
+    api_error: str = "timeout"
+    api_never_answered: bool = False
     hands_alive: bool = True
     unload_seconds: float = 0.15
     kill_seconds: float = 0.1
@@ -110,6 +114,8 @@ class World:
     served: Served | None = None
     psi_full: float | None = None
     refaults: int | None = None
+    psi_full_inside: float | None = None
+    refaults_inside: int | None = None
     decisions: list[Decision] = field(default_factory=list, repr=False)
     outcomes: list[tuple[Action, Outcome]] = field(default_factory=list, repr=False)
     requests: tuple[Request, ...] = ()
@@ -157,7 +163,12 @@ class World:
         if self.limit is not None:
             inside = self.used_inside
             left = min(available, max(0, self.limit - inside))
-            domains.append(DomainReading(CONTAINER, self.limit, left, oom_kills=self.oom_kills))
+            domains.append(
+                DomainReading(
+                    CONTAINER, self.limit, left, psi_full_avg10=self.psi_full_inside,
+                    oom_kills=self.oom_kills, refaults=self.refaults_inside,
+                )
+            )  # fmt: skip
         names = tuple(domain.name for domain in domains)
         answered = self.now if self.api_silent_since is None else self.api_silent_since
         served = self.served
@@ -173,7 +184,8 @@ class World:
             ),
             api=ApiReading(
                 probed_at=self.now,
-                answered_at=answered,
+                answered_at=None if self.api_never_answered else answered,
+                error=self.api_error if self.api_silent_since is not None else "",
                 version="0.33.0",
                 loaded=tuple(self._listed(m) for m in self.models if not m.loading),
                 loaded_at=answered,
@@ -203,6 +215,7 @@ class World:
             file_bytes=10 * MIB,
             swap_bytes=model.swapped,
             cpu_seconds=model.cpu_seconds,
+            major_faults=model.major_faults,
             process_state=model.process_state,
             domains=domains,
         )

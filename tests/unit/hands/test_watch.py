@@ -189,3 +189,10 @@ def test_lost_and_found_are_each_told_once(loop: Any) -> None:
     assert [event["event"] for event in events] == ["ollama.found", "ollama.lost", "ollama.found"]
     assert events[0]["dialect"] == "0.30 or newer"
     assert events[1]["kind"] == "refused"
+
+
+def test_a_fault_of_our_own_is_not_told_as_a_time_out(story: Story) -> None:
+    """A time-out would be a word about Ollama, from which a freeze is told."""
+    story.ollama.answers["loaded"] = ZeroDivisionError("ours")
+    story.loop.now = 1015.0
+    assert story.step().error.startswith("broken: ")
