@@ -1,4 +1,4 @@
-"""Three honest ways in which the Ollama of a container stops serving, while Docker says that it runs.
+"""Two honest ways in which the Ollama of a container stops serving, while Docker says that it runs.
 
 Each is entered before the container is made, since each needs something of it (`container`), and `begin`
 freezes it. A new server in the same container is not frozen again.
@@ -15,19 +15,8 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from beds import BedUnavailable
-from beds.cgroups import find_trees
 from beds.docker_ollama import ContainerOllama
 from beds.process import alive
-
-HOG = """
-my ($start, $bytes) = @ARGV;
-select(undef, undef, undef, 0.05) until -e $start;
-unlink $start;
-my @held;
-push @held, "x" x (4 << 20) while 4 * (1 << 20) * @held < $bytes;
-sleep 1000;
-"""
 
 
 class Freeze(Protocol):
@@ -115,43 +104,7 @@ class DeafLog:
                 os.read(self._pipe, 1 << 20)
 
 
-class FullMemory:
-    """Another program in its container took all memory, and the OOM killer is off there: threads wait in D.
-
-    The kernel's v1 tree has this switch (`docker run --oom-kill-disable`).
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "hog"
-
-    def __enter__(self) -> Self:
-        if find_trees().v1_memory is None:
-            raise BedUnavailable("only the v1 memory tree can switch the OOM killer off")
-        self._folder.mkdir()
-        (self._folder / "hog.pl").write_text(HOG)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    @property
-    def container(self) -> dict[str, Any]:
-        """The hog waits beside the server for its sign."""
-        hog = f"/usr/bin/perl {self._folder}/hog.pl {self._folder}/begin {1 << 30} &"
-        return {
-            "entrypoint": ["/bin/sh", "-c", f'{hog} exec "$OLLAMA_GUARD_EXEC" "$1"', "ollama"],
-            "binds": [f"{self._folder}:{self._folder}"],
-            "oom_kill_disable": True,
-        }
-
-    def begin(self, server: ContainerOllama) -> None:
-        """Give the sign, which the hog takes away, so that the next one waits."""
-        assert server.alive
-        (self._folder / "begin").touch()
-
-
 FREEZES: dict[str, type[Freeze]] = {
     "stopped by a signal": StoppedServer,
     "an API that hangs": DeafLog,
-    "D state": FullMemory,
 }

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
-from beds import BedUnavailable
 from beds.clients import RetryClient
 from beds.docker import DockerEngine
 from beds.docker_ollama import ContainerOllama
@@ -45,15 +44,11 @@ def freezing(
     docker_ollama: Callable[..., ContainerOllama],
     ollama_installation: Installation,
     tmp_path: Path,
-    give_up: Callable[[BedUnavailable], NoReturn],
 ) -> Iterator[Freezing]:
     """A server of 600 MiB with a model that fits and one that can't, and the way in which it will freeze."""
     models = own_shelf(ollama_installation, tmp_path / "models", only=("tiny", "big"))
     with ExitStack() as stack:
-        try:
-            freeze = stack.enter_context(FREEZES[request.param](tmp_path))
-        except BedUnavailable as problem:
-            give_up(problem)
+        freeze = stack.enter_context(FREEZES[request.param](tmp_path))
         options = {"restart": "always", "mem_limit": 600 * MIB, **freeze.container}
         yield docker_ollama(models=models, container=options), freeze
 
