@@ -222,7 +222,7 @@ def test_a_limit_that_docker_refuses_because_of_swap_is_said_and_nothing_breaks(
 ) -> None:
     """Where memory plus swap is limited to less than the new memory, as a person may have done."""
     container = docker_engine.run(SLEEP, mem_limit=100 * MIB, memswap_limit=100 * MIB)
-    with runtime._calls(container.name, DEADLINE_SECONDS) as (_, call, _inspected):
+    with runtime._calls(container.name, DEADLINE_SECONDS) as (call, _inspected):
         problem = refused(lambda: call.update(container.id, {"Memory": 200 * MIB}))
     assert problem.kind == "refused"
     assert "memoryswap" in str(problem)
