@@ -54,13 +54,7 @@ def get_models(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str, An
     Raises:
         NotRunning, ServiceUnavailable: as `get_status`.
     """
-    socket = runtime_dir / "status.sock"
-    status, document = _asked(socket, "GET", "/models", None, seconds)
-    if status != OK or not isinstance(document.get("models"), list):
-        raise ServiceUnavailable(
-            f"the guard behind {socket} can't tell of models now ({document.get('error', status)})"
-        )
-    return document
+    return _listed(runtime_dir, "models", seconds)
 
 
 def get_playbooks(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str, Any]:
@@ -69,11 +63,16 @@ def get_playbooks(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str,
     Raises:
         NotRunning, ServiceUnavailable: as `get_status`.
     """
+    return _listed(runtime_dir, "playbooks", seconds)
+
+
+def _listed(runtime_dir: Path, what: str, seconds: float) -> dict[str, Any]:
+    """The daemon's document of all models, or of all playbooks."""
     socket = runtime_dir / "status.sock"
-    status, document = _asked(socket, "GET", "/playbooks", None, seconds)
-    if status != OK or not isinstance(document.get("playbooks"), list):
+    status, document = _asked(socket, "GET", f"/{what}", None, seconds)
+    if status != OK or not isinstance(document.get(what), list):
         raise ServiceUnavailable(
-            f"the guard behind {socket} can't tell of playbooks now ({document.get('error', status)})"
+            f"the guard behind {socket} can't tell of {what} now ({document.get('error', status)})"
         )
     return document
 

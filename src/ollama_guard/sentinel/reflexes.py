@@ -189,9 +189,8 @@ class Reflexes:
                 return _outcome(action, OutcomeKind.SKIPPED, now, "it had exited before the signal")
             return _outcome(action, OutcomeKind.FAILED, now, f"the signal was refused: {error.strerror}")
         for child in watched.train:
-            with suppress(
-                OSError
-            ):  # it has just exited, or is another user's: its end, or its staying, is seen
+            # It has just exited, or is another user's: its end, or its staying, is seen.
+            with suppress(OSError):
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
         for victim in watched.victims:
             self._reaper.release(victim.pid, victim.pidfd)
