@@ -79,11 +79,11 @@ def test_every_broken_answer_is_told_with_its_reason_and_the_guard_goes_on(tmp_p
                 seconds=15,
             )
             assert look(guard)["ollama"]["alive"] is False, name
-        before = look(guard)
+        before, began = look(guard)["guard"]["cpu_seconds"], time.monotonic()
         time.sleep(1.2)
-        after = look(guard)
-        assert after["guard"]["cpu_seconds"] > before["guard"]["cpu_seconds"]  # it ticks
-        assert after["guard"]["cpu_seconds"] - before["guard"]["cpu_seconds"] < 0.3  # and does not spin
+        wait_look(guard, lambda told: told["guard"]["cpu_seconds"] > before, "it ticks")
+        after, took = look(guard), time.monotonic() - began
+        assert after["guard"]["cpu_seconds"] - before < 0.25 * took, "it does not spin"
         assert 0 < after["guard"]["tick_seconds"] < 0.1
         assert not guard.events("hands.restarted")
         lost = guard.events("ollama.lost")

@@ -156,6 +156,7 @@ def test_both_processes_killed_in_the_middle_lose_no_row_that_was_written(
         assert rows(guard)[blob] == first
         guard.start()
         guard.wait_guarding(server.pid)
+        wait_look(guard, lambda told: told["ollama"]["alive"], "hands have looked")
         for name in ("unload", "load"):
             getattr(server.fake, name)("slim")
         wait_row(guard, blob, lambda row: row.loads > first.loads, "the second load is learnt")

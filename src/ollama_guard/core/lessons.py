@@ -25,7 +25,7 @@ def lessons(before: State, after: State, snapshot: Snapshot) -> tuple[Lesson, ..
     for present in after.runners:
         past = known.pop((present.pid, present.start_ticks), None)
         reading = readings.get((present.pid, present.start_ticks))
-        if past is not None and reading is not None and present.footprint is not None:
+        if reading is not None and present.footprint is not None:
             told += _of_runner(past, present, reading, snapshot, stalled=bool(after.stalled_seconds))
     told += [
         Lesson(gone.footprint, peak_bytes=gone.peak_bytes)
@@ -40,11 +40,19 @@ def lessons(before: State, after: State, snapshot: Snapshot) -> tuple[Lesson, ..
 
 
 def _of_runner(
-    past: RunnerState, present: RunnerState, reading: RunnerReading, snapshot: Snapshot, *, stalled: bool
+    past: RunnerState | None,
+    present: RunnerState,
+    reading: RunnerReading,
+    snapshot: Snapshot,
+    *,
+    stalled: bool,
 ) -> Iterator[Lesson]:
     assert present.footprint is not None
-    if past.loaded_at is None and present.loaded_at is not None and not born_before(present, reading):
+    loaded = (past is None or past.loaded_at is None) and present.loaded_at is not None
+    if loaded and not born_before(present, reading):  # a small one may be done at the first look at it
         yield Lesson(present.footprint, loads=1, uses=1)
+    if past is None:
+        return
     if past.measured_at is None and present.measured_at is not None:
         yield _measured(present, reading, snapshot)
     began = past.busy_since_at is None and present.busy_since_at is not None

@@ -24,8 +24,10 @@ from ollama_guard.core.ledger import (
     taught,
     with_rows,
 )
+from ollama_guard.core.lessons import lessons
 from ollama_guard.core.model import CatalogueEntry, RunnerReading, Snapshot
 from ollama_guard.core.policy import GIB, MIB
+from ollama_guard.core.state import RunnerState, State
 from ollama_guard.core.units import rate_text
 from ollama_guard.testing.scenario import blob_of
 
@@ -38,7 +40,20 @@ def kept_for(days: float, *rows: Footprint) -> Ledger:
     return with_rows(Ledger(at=0.0, watched_seconds=days * DAY_SECONDS), rows)
 
 
-# ---- what lessons make of rows
+# ---- what a tick teaches, and what lessons make of rows
+
+
+@pytest.mark.parametrize(("first_seen", "counted"), [(3.0, True), (60.0, False)])
+def test_a_load_that_is_done_at_the_first_look_counts_if_its_birth_was_seen(
+    first_seen: float, *, counted: bool
+) -> None:
+    """A small model loads faster than its command line is read."""
+    known = reading()
+    seen = RunnerState(
+        known.pid, known.start_ticks, known.born_at + first_seen, loaded_at=first_seen, footprint=KEY
+    )
+    told = lessons(State(), State(runners=(seen,)), Snapshot(now=first_seen, wall=1e9, runners=(known,)))
+    assert told == ((Lesson(KEY, loads=1, uses=1),) if counted else ())
 
 
 def test_a_load_a_use_and_an_unload_make_one_row() -> None:
