@@ -10,6 +10,10 @@ UV     := .cache/lock/bin/uv
 # Behaviour of a live machine varies: one green run proves little, three in a row much more.
 REPEAT ?= 3
 
+# Beside seven others a test may wait in vain for a process that got no time. So many further tries, told as
+# RERUN in the summary, has a test that needs no live machine; the live tiers have none: there it is a finding.
+RERUNS ?= 0
+
 # Tests side by side: as many as the machine bears (tests/conftest.py); JOBS=0 runs one after the other.
 JOBS ?= auto
 SIDE_BY_SIDE = -n $(JOBS) --dist loadgroup
@@ -32,7 +36,7 @@ demo: $(VENV)/.runnable ## the guard at work on a fake Ollama: a minute, no root
 	@$(BIN)/ollama-guard demo
 
 test: setup ## every tier that can run here, the live ones three times; says which can't and why
-	$(PYTEST) tests $(SIDE_BY_SIDE) --repeat $(REPEAT) --durations 10
+	$(PYTEST) tests $(SIDE_BY_SIDE) --repeat $(REPEAT) --reruns $(RERUNS) --durations 10
 
 test-unit: setup ## pure functions and small parts
 	$(PYTEST) tests/unit $(SIDE_BY_SIDE)
