@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -447,6 +448,82 @@ def test_runs_that_do_not_help_are_bounded_and_then_said() -> None:
     held = [d for d in world.decisions if d.rung is Rung.HOLD and "budget" in d.reason]
     assert held
     assert all(decision.gave_up for decision in held)
+
+
+def test_a_refused_stop_is_asked_for_again_and_does_no_harm_to_the_budget() -> None:
+    """As by a proxy that does not grant it yet."""
+    world = world_of(replace(OWNERS_WORD, playbook=PlaybookPolicy(runs_per_hour=1)))
+    served = freeze(world)
+    served.faults = {ActionKind.STOP: ["refuse"] * 4}
+    world.play(600, until=lambda _: served.started_at > 0)
+    runs = world.state.durable.runs
+    assert [run.unharmed for run in runs] == [True] * 4 + [False]
+    begun = [run.started_at for run in runs]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(begun)]
+    assert pauses == pytest.approx([15, 30, 60, 120], abs=3)
+
+
+def test_while_docker_is_away_nothing_begins_and_its_return_is_enough() -> None:
+    world = world_of()
+    served = freeze(world)
+    served.away = True
+    world.play(300)
+    assert not steps(world)
+    held = [d for d in world.decisions if d.rung is Rung.HOLD and "no Docker listens" in d.reason]
+    assert held
+    served.away = False
+    world.play(60)
+    assert served.running
+    assert len(world.state.durable.runs) == 1
+    assert world.state.durable.runs[0].ending is Ending.DONE
+
+
+@pytest.mark.parametrize("fault", ["away", "cut"])
+def test_docker_that_goes_away_during_the_stop_is_waited_for_and_the_run_goes_on(fault: str) -> None:
+    """Whether it has stopped the container nobody knows until it is back."""
+    world = world_of()
+    served = freeze(world)
+    served.faults = {ActionKind.STOP: [fault]}
+    world.play(200, until=lambda w: ActionKind.STOP in steps(w))
+    served.away = True
+    world.play(300)
+    assert steps(world) == [ActionKind.CONSTRAIN, ActionKind.STOP]
+    served.away = False
+    world.play(60)
+    assert steps(world)[2:] == [
+        ActionKind.STOP, ActionKind.QUARANTINE, ActionKind.START, ActionKind.VERIFY,
+    ]  # fmt: skip
+    (run,) = world.state.durable.runs
+    assert (run.ending, run.unharmed) == (Ending.DONE, False)
+    assert served.running
+
+
+def test_docker_that_is_restarted_during_the_stop_and_has_started_ollama_needs_no_second_one() -> None:
+    world = world_of()
+    served = freeze(world)
+    served.faults = {ActionKind.STOP: ["cut"]}
+    world.play(200, until=lambda _: served.away)
+    world.play(20)
+    served.away = False
+    served.running, served.ill, served.process_state = True, False, "S"
+    served.pid, served.started_at = served.pid + 50, world.now
+    world.play(120)
+    assert steps(world) == [ActionKind.CONSTRAIN, ActionKind.STOP]
+    (run,) = world.state.durable.runs
+    assert run.ending is Ending.DONE
+
+
+def test_docker_that_goes_away_during_the_start_is_not_asked_until_it_is_back() -> None:
+    world = world_of()
+    served = freeze(world)
+    served.faults = {ActionKind.START: ["away"]}
+    world.play(200, until=lambda w: ActionKind.START in steps(w))
+    served.away = True
+    world.play(1200)
+    assert steps(world).count(ActionKind.START) == 1
+    served.away = False
+    world.play(10)
+    assert served.running
 
 
 def test_a_second_run_waits_longer_than_the_first() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ollama_guard.core import playbook, recover, reopen, sane
+from ollama_guard.core import playbook, reopen, runs, sane
 from ollama_guard.core.model import Mode, Snapshot
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.recovery import Playbook, Position, Run, Step
@@ -72,7 +72,7 @@ def _why_not(scene: Scene, name: Playbook) -> tuple[str, str]:
         return "", f"the mode is {scene.policy.ollama.mode.value}"
     if not has_word(scene, runtime):
         return "", lacks_word(runtime)
-    return "", recover.refusal(scene)
+    return "", runs.refusal(scene)
 
 
 def _steps(scene: Scene, name: Playbook) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import condemned, revive, targets
+from ollama_guard.core import condemned, revive, runs, targets
 from ollama_guard.core.model import (
     Action,
     ActionKind,
@@ -35,7 +35,7 @@ from ollama_guard.core.policy import PlaybookPolicy, Policy
 from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, Run, Step
 from ollama_guard.core.runtime import Limits
 from ollama_guard.core.scene import Scene
-from ollama_guard.core.serving import named, runtime_of, server_of, why_never
+from ollama_guard.core.serving import is_away, named, runtime_of, server_of, why_never
 from ollama_guard.core.state import Durable
 from ollama_guard.core.units import bytes_text, seconds_text
 
@@ -55,20 +55,17 @@ DEADLINES = {
 # The pause before the next try (seconds); it doubles up to the longest.
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 300.0
-RUNS_KEPT = 8
-# Characters of each text about a run that are kept, since the state map holds 64 KiB.
-TEXT_KEPT = 400
 # A guard that has just started waits so long for hands to tell of the store (seconds): their first look comes
 # within one or two.
 UNTOLD_SECONDS = 15.0
-HOUR_SECONDS = 3600.0
 # models_dont_load ends after this long whatever memory does (seconds).
 LONGEST_CAPPED_SECONDS = 3600.0
 # How the outcome of a stop begins that was tried in earnest and got no end: hands' words, the sentinel's, and
 # `outcomes`'. Any other failure says that it was not tried (denied, refused, gone): no reason to kill.
 HANGS = ("hanging:", "stuck:", "no answer", "accepted but not honoured", "its outcome never came")
-# And of one that hands may not have heard of, or did not live to tell of: it is asked for again.
-UNHEARD = ("hands died", "hands could not be told")
+# And of one that may not have been heard of, or whose end nobody lived to tell: it is asked for again. Docker
+# may have gone away in the middle of it.
+UNHEARD = ("hands died", "hands could not be told", "absent:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +79,13 @@ class Turn:
 def begin(scene: Scene, name: Playbook, reason: str, *, by_hand: bool = False) -> Durable:
     """The durable state with a run of this playbook at its first step. Whether it may, `recover` says."""
     durable, reason = (
-        _over(scene.state.durable, scene.now, Ending.PARTLY, "another run was due"),
-        reason[:TEXT_KEPT],
+        runs.over(scene.state.durable, scene.now, Ending.PARTLY, "another run was due"),
+        reason[: runs.TEXT_KEPT],
     )
-    run = Run(name, scene.now, by_hand)
-    runs = (*durable.runs, run)[-RUNS_KEPT:]
+    durable = replace(durable, runs=runs.with_new(durable, Run(name, scene.now, by_hand)))
     if name is Playbook.MODELS_DONT_LOAD:
         position = Position(name, Step.SOFT_CAP, scene.now, reason, by_hand=by_hand)
-        return replace(durable, playbook=position, runs=runs)
+        return replace(durable, playbook=position)
     runtime = targets.runtime_here(scene)
     title = runtime.name if runtime is not None else ""
     position = Position(
@@ -99,7 +95,7 @@ def begin(scene: Scene, name: Playbook, reason: str, *, by_hand: bool = False) -
     constrained = Constrained(
         title, scene.now, before.container_bytes if before else targets.container_bytes(scene)
     )
-    return replace(durable, playbook=position, runs=runs, constrained=constrained, released=False, hard_cap=0)
+    return replace(durable, playbook=position, constrained=constrained, released=False, hard_cap=0)
 
 
 def proceed(scene: Scene, *, word: bool, blind: bool) -> Turn:
@@ -120,22 +116,28 @@ def proceed(scene: Scene, *, word: bool, blind: bool) -> Turn:
     if not word:
         text = "cut short: the guard may not act now"
         if not position.stopping:
-            return Turn(_over(durable, scene.now, Ending.FAILED, text))
+            return Turn(runs.over(durable, scene.now, Ending.FAILED, text, unharmed=True))
         position = _to_start(position, text)
     if blind and position.step in (Step.CONSTRAIN, Step.STOP, Step.KILL_SERVER):
         if not position.stopping:
             return Turn(replace(durable, playbook=position))
         position = _to_start(position, "cut short: it can't be told whose processes these are")
     if _has_recovered(scene, position):
-        return Turn(
-            _over(durable, scene.now, Ending.DONE, "Ollama answers again by itself, nothing was stopped")
-        )
+        unharmed = _is_unharmed(position)
+        text = "Ollama answers again by itself" + (", nothing was stopped" if unharmed else "")
+        return Turn(runs.over(durable, scene.now, Ending.DONE, text, unharmed=unharmed))
     ended = _cannot_go_on(scene, position)
     if ended:
-        return Turn(_over(durable, scene.now, Ending.FAILED, ended))
+        return Turn(runs.over(durable, scene.now, Ending.FAILED, ended, unharmed=_is_unharmed(position)))
     durable = replace(durable, playbook=position)
-    waits = scene.now < position.not_before_at or _waits_for_hands(scene, position)
+    waits = scene.now < position.not_before_at or _waits(scene, position)
     return Turn(durable, None if waits else _action(scene, position))
+
+
+def _waits(scene: Scene, position: Position) -> bool:
+    """Whether who would carry the step out is not there: hands, or who runs Ollama."""
+    asks = position.step in (Step.STOP, Step.START)
+    return _waits_for_hands(scene, position) or (asks and is_away(named(scene, position.runtime)))
 
 
 def _waits_for_hands(scene: Scene, position: Position) -> bool:
@@ -153,27 +155,35 @@ def _waits_for_hands(scene: Scene, position: Position) -> bool:
 
 
 def _has_recovered(scene: Scene, position: Position) -> bool:
-    """Whether what was frozen goes on by itself before it was stopped; by hand it is stopped all the same."""
+    """Whether what was frozen goes on by itself before it was stopped, or since a stop that failed.
+
+    By hand it is stopped all the same.
+    """
     answered = scene.snapshot.api.answered_at
     symptoms = scene.state.symptoms
     frozen = symptoms.frozen or symptoms.full_since_at is not None
-    if position.by_hand or position.stopping or frozen or position.step not in (Step.CONSTRAIN, Step.STOP):
+    untried = position.stopping and not position.attempts
+    if position.by_hand or frozen or untried or position.step not in (Step.CONSTRAIN, Step.STOP):
         return False
-    return answered is not None and answered > position.started_at
+    return answered is not None and answered > max(position.started_at, position.not_before_at)
 
 
 def _cannot_go_on(scene: Scene, position: Position) -> str:
     """Why the run ends here, with Ollama running or gone for good; "" while it goes on."""
     if position.step is Step.START and revive.is_gone(scene, position.runtime, position.started_at):
         return f"{position.runtime} is gone, so it can't be started"
-    unharmed = position.step in (Step.CONSTRAIN, Step.STOP) and not position.stopping
-    if unharmed and not _waits_for_hands(scene, position):
+    if _is_unharmed(position) and not _waits_for_hands(scene, position):
         never = why_never(scene, named(scene, position.runtime))
         if never:
             return f"nothing was stopped: {never}"
     if position.step is Step.VERIFY and position.attempts >= TRIES[Step.VERIFY]:
         return _with(position, "it was started but could not be verified").trouble
     return ""
+
+
+def _is_unharmed(position: Position) -> bool:
+    """Whether nothing was stopped, nor tried to be."""
+    return position.step in (Step.CONSTRAIN, Step.STOP) and not position.stopping
 
 
 def posted(durable: Durable, action: Action) -> Durable:
@@ -198,9 +208,12 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
         return durable
     position = replace(position, action_id=None)
     if outcome.kind is not OutcomeKind.DONE:
+        away = position.step is Step.START and outcome.detail.startswith(
+            "absent:"
+        )  # `_waits` knows until when
         again = replace(
             position,
-            not_before_at=outcome.at + pause_seconds(position.attempts),
+            not_before_at=outcome.at + pause_seconds(1 if away else position.attempts),
             failed=outcome.detail[:200],
         )
         told = outcome.kind is OutcomeKind.FAILED and not outcome.detail.startswith(UNHEARD)
@@ -219,7 +232,7 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
             position = replace(_at(position, Step.QUARANTINE), targets=position.targets[1:])
         case Step.START if position.giving_up:
             text = f"given up, Ollama was started again: {position.trouble}"
-            return _over(replace(durable, playbook=position), outcome.at, Ending.FAILED, text)
+            return runs.over(replace(durable, playbook=position), outcome.at, Ending.FAILED, text)
         case Step.START:
             then = Step.QUARANTINE if position.targets else Step.VERIFY
             position = replace(_at(position, then), stopping=False)
@@ -239,7 +252,7 @@ def _not_stopped(durable: Durable, position: Position, outcome: Outcome) -> Dura
     if position.killed or position.attempts > 1:  # an earlier try may have stopped it
         return replace(durable, playbook=_to_start(position, text))
     told = _with(position, f"nothing was stopped: {text}").trouble
-    return _over(replace(durable, stopped=None), outcome.at, Ending.FAILED, told)
+    return runs.over(replace(durable, stopped=None), outcome.at, Ending.FAILED, told, unharmed=True)
 
 
 def _condemn_all(durable: Durable, position: Position, now: float, policy: Policy) -> Durable:
@@ -254,7 +267,7 @@ def _verified(durable: Durable, position: Position, outcome: Outcome) -> Durable
     took = seconds_text(max(0.0, outcome.at - position.started_at))
     ending = Ending.PARTLY if position.trouble else Ending.DONE
     but = f", but {position.trouble}" if position.trouble else ""
-    return _over(durable, outcome.at, ending, f"Ollama serves again after {took}{but}")
+    return runs.over(durable, outcome.at, ending, f"Ollama serves again after {took}{but}")
 
 
 def _settled(scene: Scene, position: Position) -> Position:
@@ -320,7 +333,7 @@ def _at(position: Position, step: Step) -> Position:
 def _with(position: Position, trouble: str) -> Position:
     told = f"{trouble} ({position.failed})" if position.failed else trouble
     return replace(
-        position, trouble=(f"{position.trouble}; {told}" if position.trouble else told)[:TEXT_KEPT]
+        position, trouble=(f"{position.trouble}; {told}" if position.trouble else told)[: runs.TEXT_KEPT]
     )
 
 
@@ -329,29 +342,15 @@ def pause_seconds(attempts: int) -> float:
     return float(min(FIRST_PAUSE_SECONDS * 2 ** max(0, min(attempts, 20) - 1), LONGEST_PAUSE_SECONDS))
 
 
-def _over(durable: Durable, now: float, ending: Ending, text: str) -> Durable:
-    """The durable state without the run that went on, which is written down as ended so."""
-    position = durable.playbook
-    if position is None:
-        return durable
-    runs = tuple(
-        replace(run, ending=ending, ended_at=now, text=text[:TEXT_KEPT])
-        if run.ending is Ending.RUNNING
-        else run
-        for run in durable.runs
-    )
-    return replace(durable, playbook=None, runs=runs)
-
-
 def _capped(scene: Scene, durable: Durable, position: Position) -> Durable:
     """models_dont_load goes on until memory has been well for a transition, or for an hour."""
     lasted = scene.now - position.started_at
     short = any(held.condition is Condition.MEMORY_PRESSURE for held in scene.state.conditions)
     if lasted > LONGEST_CAPPED_SECONDS:
-        return _over(durable, scene.now, Ending.FAILED, "memory has not come back within an hour")
+        return runs.over(durable, scene.now, Ending.FAILED, "memory has not come back within an hour")
     if short or lasted < scene.policy.transition_seconds:
         return durable
-    return _over(durable, scene.now, Ending.DONE, f"memory is back after {seconds_text(lasted)}")
+    return runs.over(durable, scene.now, Ending.DONE, f"memory is back after {seconds_text(lasted)}")
 
 
 def environment(policy: PlaybookPolicy) -> tuple[tuple[str, str], ...]:

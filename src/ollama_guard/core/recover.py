@@ -1,6 +1,6 @@
 """What the recovery calls for in one tick: a step of the playbook, its beginning, or a small change in quiet.
 
-Here the owner's word, the budget and what may never be stopped are weighed; the steps are `playbook`'s.
+Here the owner's word, the budget (`runs`) and what may never be stopped are weighed; `playbook` steps on.
 Without the owner's word the same is announced as "would have", once.
 """
 
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import hardcap, hiding, playbook, reopen, revive
+from ollama_guard.core import hardcap, hiding, playbook, reopen, revive, runs
 from ollama_guard.core.ladder import Draft
 from ollama_guard.core.model import Action, Condition, Mode, Rung
-from ollama_guard.core.policy import PlaybookPolicy
-from ollama_guard.core.recovery import Ending, Playbook, Position, Run
+from ollama_guard.core.recovery import Ending, Playbook, Position
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.serving import has_word, lacks_word, named, why_never
 from ollama_guard.core.state import Durable, State
 from ollama_guard.core.targets import runtime_here
-from ollama_guard.core.units import count_text, seconds_text
+from ollama_guard.core.units import count_text
 
 # What needs the owner's word is announced again after this long (seconds), a freeze with each new one.
 ANNOUNCE_AGAIN_SECONDS = 6 * 3600.0
@@ -78,9 +77,9 @@ def _freeze(scene: Scene, mode: Mode, *, busy: bool) -> Plan:
     if busy:
         return Plan(durable)
     runtime = runtime_here(scene)
-    never = why_never(scene, runtime) or refusal(scene)
+    never = why_never(scene, runtime) or runs.refusal(scene)
     if never or runtime is None:
-        gave_up = is_exhausted(scene)
+        gave_up = runs.is_exhausted(scene)
         return Plan(durable, Draft(Rung.HOLD, f"Ollama is frozen: {frozen}; hold, {never}", gave_up=gave_up))
     begun = playbook.begin(scene, Playbook.FREEZE, frozen)
     turn = playbook.proceed(replace(scene, state=replace(scene.state, durable=begun)), word=True, blind=False)
@@ -93,40 +92,6 @@ def _freeze(scene: Scene, mode: Mode, *, busy: bool) -> Plan:
     word = "" if has_word(scene, runtime) else f"; {lacks_word(runtime)}"
     reason = f"Ollama is frozen: {frozen}: {what}{word}"
     return Plan(durable, _announced(scene, FREEZE, reason, turn.action))
-
-
-def refusal(scene: Scene) -> str:
-    """Why no further run may begin by itself now, or "" if one may."""
-    runs = recent_runs(scene.state.durable, scene.now)
-    if not runs:
-        return ""
-    if is_exhausted(scene):
-        return (
-            f"{count_text(len(runs), 'run')} of the playbook in the last hour did not help for good, which "
-            "is the budget: somebody has to look"
-        )
-    pause = back_off_seconds(scene.policy.playbook, len(runs))
-    left = pause - (scene.now - (runs[-1].ended_at or runs[-1].started_at))
-    return f"the last run has just ended, the next may begin in {seconds_text(left)}" if left > 0 else ""
-
-
-def is_exhausted(scene: Scene) -> bool:
-    """Whether as many runs as are allowed in an hour did not help for good."""
-    return len(recent_runs(scene.state.durable, scene.now)) >= scene.policy.playbook.runs_per_hour
-
-
-def back_off_seconds(policy: PlaybookPolicy, runs: int) -> float:
-    """The pause after so many runs within an hour: a server is young for two minutes, then doubling."""
-    return policy.young_seconds * 2.0 ** max(0, min(runs, 10) - 1)
-
-
-def recent_runs(durable: Durable, now: float) -> list[Run]:
-    """Freezes of the last hour that a run began for by itself."""
-    return [
-        run
-        for run in durable.runs
-        if run.name is Playbook.FREEZE and not run.by_hand and now - run.started_at < playbook.HOUR_SECONDS
-    ]
 
 
 def _small(scene: Scene, mode: Mode) -> Draft | None:

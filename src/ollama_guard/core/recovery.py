@@ -76,7 +76,10 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run, for the budget and for people; ``ended_at`` and ``text`` are empty while it goes on."""
+    """One run, for the budget and for people; ``ended_at`` and ``text`` are empty while it goes on.
+
+    ``unharmed``: it ended without having stopped anything.
+    """
 
     name: Playbook
     started_at: float
@@ -84,6 +87,7 @@ class Run:
     ending: Ending = Ending.RUNNING
     ended_at: float | None = None
     text: str = ""
+    unharmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ollama_guard.core import hardcap, recover
 from ollama_guard.core.model import Snapshot
-from ollama_guard.core.playbook import HOUR_SECONDS
+from ollama_guard.core.runs import HOUR_SECONDS
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.targets import runtime_here
 

@@ -14,7 +14,7 @@ from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Ru
 from ollama_guard.core.recovery import Playbook, Stopped
 from ollama_guard.core.runtime import RuntimeState
 from ollama_guard.core.scene import Scene
-from ollama_guard.core.serving import named
+from ollama_guard.core.serving import is_away, named
 from ollama_guard.core.state import Durable
 
 # What one start may take (seconds), as in a run.
@@ -85,7 +85,7 @@ def to_start(scene: Scene) -> Action | None:
 def _is_down(scene: Scene, stopped: Stopped) -> bool:
     """Whether the runtime says so, or no server of its is there; not while somebody else is at work on it."""
     runtime = named(scene, stopped.runtime)
-    if runtime is None or runtime.state in (RuntimeState.CHANGING, RuntimeState.PAUSED):
+    if runtime is None or is_away(runtime) or runtime.state in (RuntimeState.CHANGING, RuntimeState.PAUSED):
         return False
     if runtime.state is RuntimeState.STOPPED:
         return True

@@ -46,12 +46,19 @@ def lacks_word(runtime: RuntimeReading) -> str:
     return f'that needs your word: authority = "server" in [ollama]{label}'
 
 
+def is_away(runtime: RuntimeReading | None) -> bool:
+    """Whether who runs it is not there now, as Docker while it is restarted: nothing can be asked of it."""
+    return runtime is not None and runtime.error == "absent"
+
+
 def why_never(scene: Scene, runtime: RuntimeReading | None) -> str:
     """Why this server may not be stopped now whoever asks for it, or ""."""
     if runtime is None:
         return "how Ollama is run here is not known" + (
             "" if len(scene.snapshot.servers) <= 1 else " (there are several servers)"
         )
+    if is_away(runtime):
+        return f"nothing can be asked of {runtime.name} now: {runtime.reason}"
     if runtime.auto_remove:
         return f"{runtime.name} is removed with its volumes when it stops (--rm): it is never stopped"
     if runtime.shared_by:

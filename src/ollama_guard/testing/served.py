@@ -24,8 +24,9 @@ class Served:
     """One runtime with one server; ``ill`` is a server that answers nothing until it is started anew.
 
     ``faults`` says how the next actions of a kind end, first to last: ``fail`` (nothing happens), ``refuse``
-    (nor is it tried), ``late`` (it happens, but is reported as failed), ``lost`` (it happens, nobody hears of
-    it), ``hang`` (neither).
+    (nor is it tried), ``late`` (it happens, but is reported as failed), ``cut`` (it happens, and who runs the
+    server goes away over it), ``lost`` (it happens, nobody hears of it), ``hang`` (neither). While ``away``
+    nobody is there who could stop or start it.
     What is not in it ends well after ``seconds``. ``done`` are the actions that took effect.
     """
 
@@ -40,6 +41,7 @@ class Served:
     process_state: str = "S"
     traced: bool = False
     frozen: bool = False
+    away: bool = False
     pid: int = FIRST_PID
     started_at: float = 0.0
     busy: str = ""
@@ -68,6 +70,8 @@ class Served:
         """What hands tell of it."""
         started_at = max(self.started_at, self.reading.started_at or 0.0)
         told = replace(self.reading, read_at=now, started_at=started_at)
+        if self.away:
+            return (replace(told, server_pid=self.pid, error="absent", reason="no Docker listens"),)
         if not self.running:
             return (replace(told, state=RuntimeState.STOPPED, server_pid=None),)
         return (replace(told, server_pid=self.pid),)
@@ -91,12 +95,15 @@ class Served:
         fault = self.fault(action.kind)
         if action.kind is ActionKind.QUARANTINE and not (self.writable or self.running):
             fault = fault or "fail"
-        if fault not in ("fail", "refuse", "hang"):
+        if self.away and action.kind in (ActionKind.STOP, ActionKind.START):
+            fault = fault or "away"
+        if fault not in ("fail", "refuse", "away", "hang"):
             self._do(action, now)
+        self.away |= fault == "cut"
         if fault in ("lost", "hang"):
             return None
         if fault:
-            word = "refused" if fault == "refuse" else "stuck"
+            word = {"refuse": "refused", "away": "absent", "cut": "absent"}.get(fault, "stuck")
             return Outcome(action.id, OutcomeKind.FAILED, now, detail=f"{word}: made to {fault}")
         return Outcome(action.id, OutcomeKind.DONE, now, detail="as asked")
 

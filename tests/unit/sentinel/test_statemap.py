@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ollama_guard.core import budgets, condemned, hiding, playbook, sane, targets
+from ollama_guard.core import budgets, condemned, hiding, runs, sane, targets
 from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, Run, Step, Target
 from ollama_guard.core.state import Condemned, Durable, Strike
 from ollama_guard.sentinel.statemap import _HEADER, _MAGIC, SLOT_BYTES, StateMap, _checksum
@@ -179,7 +179,7 @@ def test_the_most_that_can_ever_be_kept_fits_into_a_slot(tmp_path: Path) -> None
     assert all(record.names for record in full.condemned)
     for each in blob:
         full = replace(full, strikes=(*full.strikes, Strike(each[:-1] + "x", at, 2**50)))
-    text = "y" * playbook.TEXT_KEPT
+    text = "y" * runs.TEXT_KEPT
     position = Position(
         Playbook.FREEZE, Step.KILL_SERVER, at, text, "z" * 255, 2**40, 1000, at, failed="y" * 200,
         trouble=text,
@@ -187,7 +187,7 @@ def test_the_most_that_can_ever_be_kept_fits_into_a_slot(tmp_path: Path) -> None
     )  # fmt: skip
     run = Run(Playbook.MODELS_DONT_LOAD, at, by_hand=True, ending=Ending.PARTLY, ended_at=at, text=text)
     full = replace(
-        full, playbook=position, runs=(run,) * playbook.RUNS_KEPT, fruitless_kills=(at,) * budgets.KILLS_KEPT,
+        full, playbook=position, runs=(run,) * runs.RUNS_KEPT, fruitless_kills=(at,) * budgets.KILLS_KEPT,
         constrained=Constrained("z" * 255, at, 2**50),
     )  # fmt: skip
     written(tmp_path / "state", full)
