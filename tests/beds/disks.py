@@ -13,17 +13,17 @@ from pathlib import Path
 
 from beds import BedUnavailable
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_MNT_FORCE, _MNT_DETACH = 1, 2
+LIBC = ctypes.CDLL(None, use_errno=True)
+MNT_FORCE, MNT_DETACH = 1, 2
 
 # linux/fuse.h, protocol 7.31.
-_GETATTR, _STATFS, _INIT = 3, 17, 26
-_IN_HEADER = struct.Struct("=IIQQIIII")  # length, opcode, unique, node, uid, gid, pid, padding
-_OUT_HEADER = struct.Struct("=IiQ")  # length, -errno, unique
+GETATTR, STATFS, INIT = 3, 17, 26
+IN_HEADER = struct.Struct("=IIQQIIII")  # length, opcode, unique, node, uid, gid, pid, padding
+OUT_HEADER = struct.Struct("=IiQ")  # length, -errno, unique
 _INIT_OUT = struct.pack("=IIIIHHIIHH32x", 7, 31, 0, 0, 1, 1, 1 << 16, 1, 0, 0)
 _ROOT_ATTR = struct.pack("=QII6Q10I", 3600, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
-_ENOSYS = 38
-_REQUEST_BYTES = 1 << 20
+ENOSYS = 38
+REQUEST_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def hanging_disk(path: Path) -> Iterator[Path]:
     except OSError as problem:
         raise BedUnavailable(f"no /dev/fuse: {problem}") from problem
     options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
-    if _LIBC.mount(b"hanging", os.fsencode(path), b"fuse", 0, options) != 0:
+    if LIBC.mount(b"hanging", os.fsencode(path), b"fuse", 0, options) != 0:
         os.close(fuse)
         raise BedUnavailable(f"FUSE can't be mounted: {os.strerror(ctypes.get_errno())}")
     server = threading.Thread(target=_serve, args=(fuse,), daemon=True)
@@ -64,28 +64,29 @@ def hanging_disk(path: Path) -> Iterator[Path]:
         yield path
     finally:
         # Forcing aborts the connection: all who wait get an error, the server's read too.
-        _LIBC.umount2(os.fsencode(path), _MNT_FORCE)
+        LIBC.umount2(os.fsencode(path), MNT_FORCE)
         server.join(5)
         os.close(fuse)
-        _LIBC.umount2(os.fsencode(path), _MNT_DETACH)
+        LIBC.umount2(os.fsencode(path), MNT_DETACH)
 
 
 def _serve(fuse: int) -> None:
     """Say hello, show the root directory, and take everything else without an answer."""
     with contextlib.suppress(OSError):
         while True:
-            request = os.read(fuse, _REQUEST_BYTES)
-            _, opcode, unique, *_ = _IN_HEADER.unpack_from(request)
-            if opcode == _INIT:
-                _reply(fuse, unique, _INIT_OUT)
-            elif opcode == _GETATTR:
-                _reply(fuse, unique, _ROOT_ATTR)
-            elif opcode == _STATFS:  # so that nobody's `df` hangs on this
-                _reply(fuse, unique, b"", _ENOSYS)
+            request = os.read(fuse, REQUEST_BYTES)
+            _, opcode, unique, *_ = IN_HEADER.unpack_from(request)
+            if opcode == INIT:
+                reply(fuse, unique, _INIT_OUT)
+            elif opcode == GETATTR:
+                reply(fuse, unique, _ROOT_ATTR)
+            elif opcode == STATFS:  # so that nobody's `df` hangs on this
+                reply(fuse, unique, b"", ENOSYS)
 
 
-def _reply(fuse: int, unique: int, body: bytes, error: int = 0) -> None:
-    os.write(fuse, _OUT_HEADER.pack(_OUT_HEADER.size + len(body), -error, unique) + body)
+def reply(fuse: int, unique: int, body: bytes, error: int = 0) -> None:
+    """Answer one request of the kernel's."""
+    os.write(fuse, OUT_HEADER.pack(OUT_HEADER.size + len(body), -error, unique) + body)
 
 
 @contextlib.contextmanager
@@ -100,4 +101,4 @@ def _mounted(path: Path, options: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _LIBC.umount2(os.fsencode(path), _MNT_DETACH)
+        LIBC.umount2(os.fsencode(path), MNT_DETACH)

@@ -1,4 +1,4 @@
-"""Two honest ways in which the Ollama of a container stops serving, while Docker says that it runs.
+"""Three honest ways in which the Ollama of a container stops serving, while Docker says that it runs.
 
 Each is entered before the container is made, since each needs something of it (`container`), and `begin`
 freezes it. A new server in the same container is not frozen again.
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from beds.docker_ollama import ContainerOllama
+from beds.lost_disk import LostDisk
 from beds.process import alive
+from beds.real_ollama import install_with_models
 
 
 class Freeze(Protocol):
@@ -104,7 +106,50 @@ class DeafLog:
                 os.read(self._pipe, 1 << 20)
 
 
+class LostProgram:
+    """The disk that holds its program is lost: its next instruction is waited for in the kernel, state D.
+
+    An image on network storage, or a Docker over FUSE, does just this. It is back once the frozen server has
+    gone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._disk = LostDisk(folder / "program", install_with_models().program)
+        self._over = threading.Event()
+        self._finder: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._disk.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._finder is not None:
+            self._finder.join()
+        self._disk.__exit__()
+
+    @property
+    def container(self) -> dict[str, Any]:
+        """Its program lies on the disk."""
+        return {
+            "entrypoint": [str(self._disk.program)],
+            "binds": [f"{self._disk.path}:{self._disk.path}:ro"],
+        }
+
+    def begin(self, server: ContainerOllama) -> None:
+        """Lose the disk until this server is gone."""
+        self._disk.lose()
+        self._finder = threading.Thread(target=self._find_after, args=(server.pid,), daemon=True)
+        self._finder.start()
+
+    def _find_after(self, pid: int) -> None:
+        while alive(pid) and not self._over.wait(0.02):
+            pass
+        self._disk.find()
+
+
 FREEZES: dict[str, type[Freeze]] = {
     "stopped by a signal": StoppedServer,
     "an API that hangs": DeafLog,
+    "a disk that is lost": LostProgram,
 }
