@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from beds.docker import DockerEngine
 from beds.docker_ollama import ContainerOllama
 from beds.grow_model import grow_model
 from beds.guard import Guard
+from beds.handling import look
 from beds.http import request
 
 SECONDS = 180.0
@@ -79,3 +82,47 @@ def test_a_guard_that_is_killed_when_a_step_has_begun_goes_on_from_there(frozen:
     guard.kill()
     guard.start()
     assert_recovered(guard, server, before)
+
+
+def hangs(engine: DockerEngine) -> None:
+    """Docker answers nobody for a while."""
+    engine.freeze()
+    time.sleep(10.0)
+    engine.thaw()
+
+
+def is_killed(engine: DockerEngine) -> None:
+    """Docker dies, and is back after a while; its containers live on, and nobody looks after them."""
+    engine.kill()
+    time.sleep(6.0)
+    engine.start()
+
+
+def is_restarted(engine: DockerEngine) -> None:
+    """Docker ends and its containers with it; when it is back it starts what was not stopped by hand."""
+    engine.stop()
+    engine.start()
+
+
+@pytest.mark.parametrize("step", ["stop", "start"])
+@pytest.mark.parametrize("away", [hangs, is_killed, is_restarted])
+def test_docker_that_goes_away_in_the_middle_costs_no_more_than_its_absence(
+    frozen: Frozen, docker_engine: DockerEngine, step: str, away: Callable[[DockerEngine], None]
+) -> None:
+    """Ollama serves in the end, and what began is over; a fresh one that Docker started itself is let be."""
+    guard, server, before = frozen
+    guard.wait(
+        lambda: any(f"freeze: {step} " in event["message"] for event in guard.events("decision.made")),
+        SECONDS,
+        f"the step {step}",
+    )
+    away(docker_engine)
+    back_at = time.monotonic()
+    guard.wait(lambda: guard.events("playbook.finished"), SECONDS, "the end of the run")
+    server.wait_answering(60.0)
+    sys.stdout.write(f"{step}, {away.__name__}: {time.monotonic() - back_at:.1f} s after its return\n")
+    guard.wait(lambda: look(guard)["playbook"]["state"] != "running", 60, "no run goes on")
+    assert server.alive
+    assert server.pid != before
+    assert look(guard)["playbook"]["runs_last_hour"] <= 2, guard.tail()
+    assert not guard.events("hands.restarted")
