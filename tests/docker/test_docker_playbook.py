@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from beds.cutting_proxy import CuttingProxy
 from beds.docker import DockerEngine
 from beds.docker_ollama import ContainerOllama
 from beds.grow_model import grow_model
@@ -23,12 +24,25 @@ MIB = 1024**2
 WORD = 'authority = "server"\npoll = "2s"\nunresponsive_after = "4s"\nrequest_timeout = "3s"\n'
 QUICK = '[playbook.freeze]\nstuck_after = "5s"\nyoung_for = "0s"\nquiet = "30s"\n'
 
+CALLS = ("update", "stop", "start")
+"""What is asked of Docker in one run, in this order: all that changes anything."""
+
 Frozen = tuple[Guard, ContainerOllama, int]
 
 
 @pytest.fixture
+def proxy(docker_engine: DockerEngine, tmp_path: Path) -> Iterator[CuttingProxy]:
+    """Between the guard of `frozen` and Docker, if a test asks for it."""
+    with CuttingProxy(Path(docker_engine.url.removeprefix("unix://")), tmp_path / "docker.sock") as between:
+        yield between
+
+
+@pytest.fixture
 def frozen(
-    docker_engine: DockerEngine, docker_ollama: Callable[..., ContainerOllama], tmp_path: Path
+    request: pytest.FixtureRequest,
+    docker_engine: DockerEngine,
+    docker_ollama: Callable[..., ContainerOllama],
+    tmp_path: Path,
 ) -> Iterator[Frozen]:
     """A guarded server of 600 MiB with a model that fits and one that can't, stopped by a signal just now.
 
@@ -41,7 +55,8 @@ def frozen(
         weights = tmp_path / f"{name}.gguf"
         grow_model(server.installation.seed, weights, blocks, name)
         server.create(name, weights)
-    docker = {"DOCKER_HOST": docker_engine.url}
+    has_proxy = "proxy" in request.fixturenames
+    docker = {"DOCKER_HOST": request.getfixturevalue("proxy").url if has_proxy else docker_engine.url}
     with Guard(server.url, cgroup=f"/{docker_engine.cgroup}", ollama=WORD, config=QUICK, env=docker) as guard:
         guard.wait_guarding(server.pid)
         guard.wait_event("runtime.found", SECONDS, kind="docker")
@@ -82,6 +97,21 @@ def test_a_guard_that_is_killed_when_a_step_has_begun_goes_on_from_there(frozen:
     guard.kill()
     guard.start()
     assert_recovered(guard, server, before)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["on its way", "done but unanswered"])
+@pytest.mark.parametrize("number", range(1, len(CALLS) + 1))
+def test_a_guard_that_is_killed_around_a_call_to_docker_goes_on_from_there(
+    proxy: CuttingProxy, frozen: Frozen, number: int, *, after: bool
+) -> None:
+    guard, server, before = frozen
+    moment = proxy.cut(number, guard.kill, after=after)
+    assert moment.reached.wait(SECONDS), guard.tail()
+    guard.start()
+    assert_recovered(guard, server, before)
+    made = [call.partition("?")[0].rpartition("/")[2] for call in proxy.calls]
+    assert made[:number] == list(CALLS[:number])
+    assert set(made) == set(CALLS)
 
 
 def hangs(engine: DockerEngine) -> None:
