@@ -64,6 +64,7 @@ class OllamaWatch:
         self._alive: bool | None = None
         self._catalogue: tuple[CatalogueEntry, ...] | None = None
         self._catalogue_due_at: float | None = 0.0
+        self._changed_at = 0.0
         self._unknown: frozenset[str] = frozenset()
 
     @property
@@ -84,9 +85,10 @@ class OllamaWatch:
         self._schedule.wanted(reason, pressed=pressed, now=self._clock())
 
     def look_again(self) -> None:
-        """Names have changed: look at the catalogue now."""
+        """Names have changed: look at the catalogue now; what was asked before counts no more."""
+        self._changed_at = self._clock()
         if self._catalogue_due_at is not None:
-            self._catalogue_due_at = min(self._catalogue_due_at, self._clock())
+            self._catalogue_due_at = min(self._catalogue_due_at, self._changed_at)
 
     def due_at(self) -> float:
         """When `step` has something to do, in boottime seconds."""
@@ -156,6 +158,9 @@ class OllamaWatch:
         self._catalogue_due_at = now + CATALOGUE_SECONDS
         if isinstance(outcome, GuardError):
             return  # an Ollama that is found again is asked again, and so it is in a minute
+        if outcome.sent_at < self._changed_at:
+            self._catalogue_due_at = now
+            return
         if outcome.value != self._catalogue:
             if not getattr(self.port, "catalogue_complete", True):
                 self._catalogue_due_at = now + CATALOGUE_SOON_SECONDS

@@ -164,6 +164,21 @@ def test_only_a_changed_catalogue_is_sent_again(story: Story) -> None:
     assert story.catalogues == [(ENTRY,), (replace(ENTRY, size_bytes=6),)]
 
 
+def test_a_catalogue_that_was_asked_for_before_names_changed_is_not_believed(story: Story) -> None:
+    """Else a model that was just hidden would be taken for one that a client has brought back."""
+    story.loop.now = 1000.0 + CATALOGUE_SECONDS
+    story.ollama.answers["catalogue"] = (ENTRY, replace(ENTRY, blob="sha256:" + "9" * 64))
+    story.watch.step()
+    while story.ollama.asked.count("catalogue") < 2:  # the lane's thread has it
+        pass
+    story.loop.now += 0.5
+    story.watch.look_again()
+    story.ollama.answers["catalogue"] = (replace(ENTRY, size_bytes=6),)
+    story.loop.run_until(story.settled)
+    story.step()
+    assert story.catalogues == [(ENTRY,), (replace(ENTRY, size_bytes=6),)]
+
+
 def test_another_url_is_another_ollama(story: Story) -> None:
     story.watch.follow(Policy(ollama=OllamaPolicy(url="http://127.0.0.1:9")))
     assert story.urls == ["http://127.0.0.1:11434", "http://127.0.0.1:9"]
