@@ -142,6 +142,34 @@ def test_what_is_no_freeze_is_left_alone(
     neighbour.assert_untouched()
 
 
+def test_an_upgrade_is_waited_for_and_the_new_container_is_guarded(
+    docker_engine: DockerEngine, docker_ollama: Start, ollama_installation: Installation, tmp_path: Path
+) -> None:
+    """Its owner stops it, takes it away and makes a new one of the same name, as `compose up` does."""
+    models = own_shelf(ollama_installation, tmp_path / "models", only=("tiny",))
+    server = docker_ollama(models=models, container={"restart": "always"})
+    old, since = server.container, time.time()
+    assert old is not None
+    where = {"DOCKER_HOST": docker_engine.url}
+    cgroup = f"/{docker_engine.cgroup}"
+    with Guard(server.url, cgroup=cgroup, ollama=WORD, config=QUICK, env=where) as guard, used(server):
+        guard.wait_guarding(server.pid, SECONDS)
+        guard.wait_event("runtime.found", SECONDS, kind="docker")
+        old.act("stop")
+        time.sleep(LONG_SECONDS / 2)
+        done = events_of(docker_engine, old, since)
+        server.stop()
+        time.sleep(LONG_SECONDS / 2)
+        server.start()
+        new = server.container
+        assert new is not None
+        guard.wait_guarding(server.pid, SECONDS)
+        time.sleep(LONG_SECONDS / 2)
+        assert [e for name in ACTIONS for e in guard.events(name)] == []
+    assert done.count("start") == 0, done
+    assert events_of(docker_engine, new, since) == ["create", "start"]
+
+
 def test_a_neighbour_that_thrashes_is_no_reason_to_touch_ollama_nor_is_the_neighbour_touched(
     docker_engine: DockerEngine, docker_ollama: Start, ollama_installation: Installation, tmp_path: Path
 ) -> None:
