@@ -16,7 +16,7 @@ from beds.docker import DockerEngine
 from beds.docker_ollama import ContainerOllama
 from beds.grow_model import grow_model
 from beds.guard import Guard
-from beds.handling import look
+from beds.handling import look, wait_look
 from beds.http import request
 
 SECONDS = 180.0
@@ -156,3 +156,16 @@ def test_docker_that_goes_away_in_the_middle_costs_no_more_than_its_absence(
     assert server.pid != before
     assert look(guard)["playbook"]["runs_last_hour"] <= 2, guard.tail()
     assert not guard.events("hands.restarted")
+
+
+def test_after_a_reboot_what_the_last_boots_guard_set_is_known_to_be_the_guards(frozen: Frozen) -> None:
+    """A reboot, as far as the guard can tell: what it keeps in memory is gone, and the disk is as it was."""
+    guard, server, before = frozen
+    assert_recovered(guard, server, before)
+    assert server.container is not None
+    assert server.container.limits()["CpuQuota"] > 0
+    guard.kill()
+    for file in guard.runtime.iterdir():
+        file.unlink()
+    guard.start()
+    wait_look(guard, lambda told: told["playbook"]["state"] == "constrained", "remembered", seconds=60)

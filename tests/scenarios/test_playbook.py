@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -726,6 +727,41 @@ def test_a_server_whose_kill_lands_after_the_run_is_started_again(mode: Mode, re
     world.play(30)
     assert served.running
     assert not served.ill
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"left_lines": {"OLLAMA_MAX_LOADED_MODELS": "1", "OLLAMA_NUM_PARALLEL": "1"}},
+        {"owners_limit_bytes": 0},
+        {"owners_limit_bytes": 8 * GIB},
+    ],
+)
+def test_what_a_run_before_the_boot_set_is_the_guards_to_lift(left: dict[str, Any]) -> None:
+    """A limit of ours is no reason to hide a model either: what the owner gave counts."""
+    world = world_of()
+    served = world.served
+    assert served is not None
+    world.limit = 1 * GIB
+    served.reading = replace(served.reading, **left)
+    world.play(10)
+    constrained = world.state.durable.constrained
+    assert constrained is not None
+    assert constrained.container_bytes == (left.get("owners_limit_bytes", 1 * GIB) or None)
+    world.play(400)
+    assert ActionKind.RELEASE in [action.kind for action in served.done]
+    assert world.state.durable.constrained is None
+
+
+def test_a_cap_from_before_the_boot_is_in_force_and_no_constraint() -> None:
+    world = world_of()
+    served = world.served
+    assert served is not None
+    served.reading = replace(served.reading, left_lines={"OLLAMA_MAX_LOADED_MODELS": "2"})
+    world.play(10)
+    assert world.state.durable.constrained is None
+    told = caps(Scene(world.policy, world.state, world.snapshot(), ()), {})
+    assert (told["hard"], told["pending"]) == (2, None)
 
 
 def test_a_server_that_dies_after_the_start_and_is_never_verified_is_started_again() -> None:

@@ -7,6 +7,7 @@ restarts Ollama, or the playbook does, it is *pending*.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ollama_guard.core import sane
@@ -92,7 +93,12 @@ def in_force(scene: Scene) -> int | None:
 
 def _declared(runtime: RuntimeReading | None) -> int | None:
     """The owner's own bound; what the environment file adds at a start stands in no declaration."""
-    text = runtime.environment.get(KEY, "") if runtime is not None else ""
+    return bound_of(runtime.environment) if runtime is not None else None
+
+
+def bound_of(lines: Mapping[str, str]) -> int | None:
+    """The bound that lines of an environment set, None where they set none."""
+    text = lines.get(KEY, "")
     return int(text) or None if text.isascii() and text.isdigit() and len(text) <= LONGEST_DIGITS else None
 
 
@@ -156,5 +162,4 @@ def after(durable: Durable, action: Action, outcome: Outcome) -> Durable:
         return durable
     if outcome.kind is not OutcomeKind.DONE:
         return durable
-    value = dict(action.environment).get(KEY, "0")
-    return replace(durable, hard_cap=int(value) if value.isdigit() else 0, hard_cap_at=outcome.at)
+    return replace(durable, hard_cap=bound_of(dict(action.environment)) or 0, hard_cap_at=outcome.at)

@@ -36,6 +36,8 @@ def plan(scene: Scene, mode: Mode, *, blind: bool, busy: bool) -> Plan:
     """What to do now. ``busy``: the ladder acts in this tick, which a new run waits for."""
     durable = revive.reviewed(scene)
     scene = replace(scene, state=replace(scene.state, durable=durable))
+    durable = reopen.adopted(scene)
+    scene = replace(scene, state=replace(scene.state, durable=durable))
     if durable.playbook is not None:
         turn = playbook.proceed(scene, word=_may_go_on(scene, durable.playbook, mode), blind=blind)
         durable = turn.durable

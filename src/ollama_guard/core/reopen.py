@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ollama_guard.core import hardcap, revive
 from ollama_guard.core.model import Action, ActionKind, Level, Outcome, OutcomeKind, Rung
 from ollama_guard.core.quarantined import Hidden
+from ollama_guard.core.recovery import Constrained
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import Durable
+from ollama_guard.core.targets import container_bytes, runtime_here
 from ollama_guard.core.units import seconds_text
 
 # What each may take (seconds).
@@ -22,6 +25,18 @@ AGAIN_SECONDS = 60.0
 # Each run of the last day doubles the quiet that is waited for, up to this many times it.
 DAY_SECONDS = 86400.0
 LONGEST_FACTOR = 32
+
+
+def adopted(scene: Scene) -> Durable:
+    """The durable state with what an earlier boot's guard left in force: it is the guard's to lift."""
+    durable, runtime = scene.state.durable, runtime_here(scene)
+    if runtime is None or durable.constrained is not None or revive.in_run(durable):
+        return durable
+    if runtime.left_lines.keys() - {hardcap.KEY} or runtime.owners_limit_bytes is not None:
+        before = container_bytes(scene) if runtime.owners_limit_bytes is None else runtime.owners_limit_bytes
+        return replace(durable, constrained=Constrained(runtime.name, scene.now, before or None))
+    cap = hardcap.bound_of(runtime.left_lines)
+    return durable if cap is None or durable.hard_cap else replace(durable, hard_cap=cap, hard_cap_at=-1.0)
 
 
 def calm_since(scene: Scene) -> float | None:

@@ -42,8 +42,11 @@ class RuntimeReading:
     it reads the environment file at its start. With ``auto_remove`` or ``shared_by`` (others live in its
     namespaces, or systemd would stop them with it) it is never stopped. ``authority`` is whether it carries
     the label ``ollama-guard.authority=server``. ``started_at`` is in boottime seconds. ``error`` is a short
-    stable word when it could not be read now. ``stopped_by_us``: it is stopped, and the guard did that before
-    this boot.
+    stable word when it could not be read now.
+
+    What an earlier boot's guard left behind: ``stopped_by_us``, it is stopped and the guard did that;
+    ``left_lines``, the lines in its environment file; ``owners_limit_bytes``, what its container could hold
+    before the guard's own limit (0 = no limit; None while the guard has set none).
     """
 
     kind: RuntimeKind
@@ -66,6 +69,8 @@ class RuntimeReading:
     error: str = ""
     reason: str = ""
     stopped_by_us: bool = False
+    left_lines: Mapping[str, str] = field(default_factory=dict)
+    owners_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

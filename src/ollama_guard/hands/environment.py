@@ -13,6 +13,7 @@ from pathlib import Path
 from ollama_guard.core.runtime import ENVIRONMENT_KEYS
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.files import replace_file
+from ollama_guard.hands.remembered import this_boot
 
 # In the state directory; the folder, not the file, is what a container mounts (a mounted file goes stale).
 FOLDER, NAME = "env", "ollama.env"
@@ -22,13 +23,15 @@ _HEADER = """\
 # Written by ollama-guard, read by Ollama's service or container when it starts.
 # Changes made here are lost; `ollama-guard release` empties it.
 """
+_BOOT = "# Boot: "
 
 
 class EnvironmentFile:
     """``STATE/env/ollama.env``; what is written is exactly what stands in it."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, boot_id: str = "") -> None:
         self.path = state_dir / FOLDER / NAME
+        self._boot = f"{_BOOT}{boot_id or this_boot()}\n"
 
     def write(self, lines: Iterable[tuple[str, str]]) -> None:
         """Have the file hold exactly these lines, on the disk when this returns.
@@ -37,7 +40,7 @@ class EnvironmentFile:
             RuntimeFailed: ``refused`` for a key or value that may not stand there, ``denied`` when the file
                 can't be written; either way the old file stands.
         """
-        text = _HEADER + "".join(f"{key}={_checked(key, value)}\n" for key, value in lines)
+        text = _HEADER + self._boot + "".join(f"{key}={_checked(key, value)}\n" for key, value in lines)
         try:
             replace_file(self.path, text.encode("ascii"), 0o644)
             self.path.parent.chmod(0o755)
@@ -53,12 +56,23 @@ class EnvironmentFile:
 
     def read(self) -> dict[str, str]:
         """The lines as they stand; none where there is no file, or none that can be read."""
+        return _lines(self._text())
+
+    def left(self) -> dict[str, str]:
+        """The lines, if an earlier boot's guard wrote them: this one's sentinel does not know of them."""
+        text = self._text()
+        return {} if self._boot in text else _lines(text)
+
+    def _text(self) -> str:
         try:
-            text = self.path.read_text(encoding="ascii", errors="replace")
+            return self.path.read_text(encoding="ascii", errors="replace")
         except OSError:
-            return {}
-        lines = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
-        return {key: value for key, sign, value in lines if sign}
+            return ""
+
+
+def _lines(text: str) -> dict[str, str]:
+    lines = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
+    return {key: value for key, sign, value in lines if sign}
 
 
 def _checked(key: str, value: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ollama_guard.core.model import ServerReading
@@ -17,6 +17,7 @@ from ollama_guard.core.runtime import (
     is_in_unit,
 )
 from ollama_guard.errors import RuntimeFailed
+from ollama_guard.hands.environment import EnvironmentFile
 from ollama_guard.hands.remembered import RememberedRuntimes, StoppedRuntimes
 from ollama_guard.ports import RuntimePort
 
@@ -33,13 +34,14 @@ PortOf = Callable[[RuntimeKind], RuntimePort]
 class Looked:
     """What a look saw: by server where it was looked for, else by name; and what an earlier life knew.
 
-    ``stopped`` names what the guard stopped before this boot.
+    ``stopped`` names what the guard stopped before this boot, ``left_lines`` are what it wrote then.
     """
 
     found: dict[Key, RuntimeReading] = field(default_factory=dict)
     read: tuple[RuntimeReading, ...] = ()
     remembered: tuple[tuple[RuntimeKind, str], ...] = ()
     stopped: frozenset[str] = frozenset()
+    left_lines: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Look:
     unfound: tuple[ServerReading, ...]
     known: tuple[tuple[RuntimeKind, str], ...]
     stopped: StoppedRuntimes
+    environment: EnvironmentFile
     remembered: RememberedRuntimes | None = None
 
     def take(self) -> Looked:
@@ -63,7 +66,8 @@ class Look:
         seen = {(reading.kind, reading.name) for reading in found.values()}
         names = dict.fromkeys((*self.known, *remembered, *configured))
         read = tuple(self._read(*key) for key in names if key not in seen)
-        return Looked(found, read, remembered, self._left_down((*found.values(), *read)))
+        down = self._left_down((*found.values(), *read))
+        return Looked(found, read, remembered, down, self.environment.left())
 
     def _left_down(self, readings: tuple[RuntimeReading, ...]) -> frozenset[str]:
         """What was stopped before this boot; who has started it since does not matter."""

@@ -91,7 +91,7 @@ class StoppedRuntimes:
 
     def __init__(self, state_dir: Path, boot_id: str = "") -> None:
         self._path = state_dir / STOPPED_NAME
-        self._boot_id = boot_id or _boot_id()
+        self._boot_id = boot_id or this_boot()
         self._lock = threading.Lock()
 
     def stopping(self, name: str) -> None:
@@ -124,7 +124,8 @@ class StoppedRuntimes:
             raise RuntimeFailed("denied", f"{self._path} can't be written: {problem.strerror}") from problem
 
 
-def _boot_id() -> str:
+def this_boot() -> str:
+    """What names this boot of the machine."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:

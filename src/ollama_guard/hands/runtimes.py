@@ -16,6 +16,7 @@ from ollama_guard.core.model import ServerReading
 from ollama_guard.core.policy import OllamaPolicy, Policy
 from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
 from ollama_guard.hands.announcing import Announcer
+from ollama_guard.hands.environment import EnvironmentFile
 from ollama_guard.hands.journal import log
 from ollama_guard.hands.lanes import Clock, Lane, Mailbox, Overdue, Result
 from ollama_guard.hands.looking import SHORT_ID, Key, Look, Looked, PortOf, failed
@@ -56,6 +57,7 @@ class Runtimes:
         self._ports_of = ports_of
         self._remembered = RememberedRuntimes(state_dir)
         self.stopped, self._left_down = StoppedRuntimes(state_dir), frozenset[str]()
+        self._environment, self._left_lines = EnvironmentFile(state_dir), dict[str, str]()
         self._send = send
         self._clock = clock
         self._lane = Lane("runtimes", 1, mailbox, clock)
@@ -125,6 +127,7 @@ class Runtimes:
             unfound=tuple(server for key, server in self._servers.items() if key not in self._found),
             known=tuple(self._readings),
             stopped=self.stopped,
+            environment=self._environment,
             remembered=self._remembered if self._kept is None else None,
         )
         self._lane.submit(look.take, now + LOOK_SECONDS, lambda result: self._on_looked(look, result))
@@ -155,7 +158,7 @@ class Runtimes:
     def _take_in(self, looked: Looked) -> None:
         if self._kept is None:
             self._kept = frozenset(looked.remembered)
-        self._left_down = looked.stopped
+        self._left_down, self._left_lines = looked.stopped, dict(looked.left_lines)
         for key, reading in looked.found.items():
             if key in self._servers:
                 (self._unfound if reading.error else self._found)[key] = reading
@@ -171,6 +174,7 @@ class Runtimes:
             replace(
                 reading,
                 stopped_by_us=reading.state is RuntimeState.STOPPED and reading.name in self._left_down,
+                left_lines=self._left_lines if reading.constrainable else {},
             )
             for reading in self._readings.values()
         ]

@@ -114,6 +114,7 @@ class Served:
                 self.written, self.limits = dict(action.environment), action.limits
             case ActionKind.RELEASE:
                 self.written, self.limits = {}, None
+                self.reading = replace(self.reading, left_lines={}, owners_limit_bytes=None)
             case ActionKind.STOP | ActionKind.KILL_SERVER:
                 self.running = False
             case ActionKind.START if not self.running:

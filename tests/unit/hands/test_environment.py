@@ -83,3 +83,20 @@ def test_a_folder_that_can_t_be_made_is_denied_with_its_reason(tmp_path: Path) -
         EnvironmentFile(tmp_path).write(LINES)
     assert caught.value.kind == "denied"
     assert os.strerror(20) in str(caught.value) or os.strerror(17) in str(caught.value)
+
+
+def test_what_an_earlier_boot_wrote_is_told_apart(tmp_path: Path) -> None:
+    EnvironmentFile(tmp_path, "the boot before").write(LINES)
+    file = EnvironmentFile(tmp_path, "this boot")
+    assert file.left() == dict(LINES)
+    file.write(LINES)
+    assert file.left() == {}
+    assert file.read() == dict(LINES)
+
+
+def test_a_file_that_names_no_boot_is_an_earlier_ones(tmp_path: Path) -> None:
+    file = EnvironmentFile(tmp_path)
+    assert file.left() == {}
+    file.path.parent.mkdir()
+    file.path.write_text("OLLAMA_KEEP_ALIVE=30s\n")
+    assert file.left() == {"OLLAMA_KEEP_ALIVE": "30s"}

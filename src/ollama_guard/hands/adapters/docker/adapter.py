@@ -145,7 +145,9 @@ class DockerRuntime:
     def _read(self, call: Call, inspected: dict[str, Any]) -> RuntimeReading:
         clocks = readings.Clocks(time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
         shared_by = self._sharing(call, inspected)
-        return readings.reading_of(inspected, shared_by, self._env_folder, clocks)
+        reading = readings.reading_of(inspected, shared_by, self._env_folder, clocks)
+        owners = self._book.before(_key(inspected))
+        return reading if owners is None else replace(reading, owners_limit_bytes=owners.get("Memory", 0))
 
     def _sharing(self, call: Call, inspected: dict[str, Any]) -> list[str]:
         """The running containers that live in this one's namespaces."""
