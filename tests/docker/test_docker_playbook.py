@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -65,6 +66,15 @@ def frozen(
         yield guard, server, before
 
 
+def begun(guard: Guard, step: str) -> None:
+    """Wait until a step of the run has been decided on."""
+    guard.wait(
+        lambda: any(f"freeze: {step} " in event["message"] for event in guard.events("decision.made")),
+        SECONDS,
+        f"the step {step}",
+    )
+
+
 def assert_recovered(guard: Guard, server: ContainerOllama, before: int) -> None:
     """Another server answers, what fits is there, what can't is hidden, and the run has ended well."""
     ended = guard.wait_event("playbook.finished", SECONDS)
@@ -89,11 +99,7 @@ def test_a_server_that_was_stopped_by_a_signal_is_recovered_and_what_cannot_fit_
 @pytest.mark.parametrize("step", ["constrain", "stop", "hide", "start", "verify"])
 def test_a_guard_that_is_killed_when_a_step_has_begun_goes_on_from_there(frozen: Frozen, step: str) -> None:
     guard, server, before = frozen
-
-    def begun() -> bool:
-        return any(f"freeze: {step} " in event["message"] for event in guard.events("decision.made"))
-
-    guard.wait(begun, SECONDS, f"the step {step}")
+    begun(guard, step)
     guard.kill()
     guard.start()
     assert_recovered(guard, server, before)
@@ -141,11 +147,7 @@ def test_docker_that_goes_away_in_the_middle_costs_no_more_than_its_absence(
 ) -> None:
     """Ollama serves in the end, and what began is over; a fresh one that Docker started itself is let be."""
     guard, server, before = frozen
-    guard.wait(
-        lambda: any(f"freeze: {step} " in event["message"] for event in guard.events("decision.made")),
-        SECONDS,
-        f"the step {step}",
-    )
+    begun(guard, step)
     away(docker_engine)
     back_at = time.monotonic()
     guard.wait(lambda: guard.events("playbook.finished"), SECONDS, "the end of the run")
@@ -169,3 +171,34 @@ def test_after_a_reboot_what_the_last_boots_guard_set_is_known_to_be_the_guards(
         file.unlink()
     guard.start()
     wait_look(guard, lambda told: told["playbook"]["state"] == "constrained", "remembered", seconds=60)
+
+
+def released(guard: Guard) -> subprocess.CompletedProcess[str]:
+    """`release`, told by the configuration which servers are meant: others run beside this test."""
+    return guard.cli("release", f"--config={guard.config}", timeout=SECONDS)
+
+
+def test_a_release_waits_for_the_run_that_goes_on_and_then_undoes_it(frozen: Frozen) -> None:
+    guard, server, before = frozen
+    guard.wait_event("playbook.started", SECONDS)
+    done = released(guard)
+    assert (done.returncode, done.stderr.count("waiting for its end")) == (0, 1), done.stderr
+    assert guard.events("playbook.finished", outcome="done")
+    assert server.pid != before
+    assert server.container is not None
+    assert server.container.limits()["CpuQuota"] <= 0
+    assert "vast:latest" in {entry["name"] for entry in request(server.url, "GET", "/api/tags")["models"]}
+
+
+def test_a_release_after_a_guard_that_died_over_it_leaves_ollama_running(frozen: Frozen) -> None:
+    """As when the guard is removed in the middle of a run."""
+    guard, server, before = frozen
+    begun(guard, "hide")
+    guard.kill()
+    assert not server.alive
+    done = released(guard)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ollama, which the guard had stopped, runs" in done.stdout
+    server.wait_answering(60.0)
+    assert server.pid != before
+    assert released(guard).stdout == "there is nothing to undo\n"

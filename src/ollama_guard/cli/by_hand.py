@@ -9,11 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from ollama_guard.cli.completion import MODEL
-from ollama_guard.cli.options import ConfigOption, JsonOption, RuntimeDirOption, StateDirOption, places
+from ollama_guard.cli.options import (
+    ConfigOption,
+    JsonOption,
+    RuntimeDirOption,
+    StateDirOption,
+    places,
+    seconds_of,
+)
 from ollama_guard.core.events import one_line
 from ollama_guard.core.policy import spelled
 from ollama_guard.errors import ServiceUnavailable
-from ollama_guard.settings.units import UnitError, parse_duration
 
 
 def register(app: typer.Typer) -> None:
@@ -62,10 +68,7 @@ def pause(
 
     A week at most. A second pause replaces the first. A pause outlives a restart of the guard.
     """
-    try:
-        seconds = parse_duration(duration)
-    except UnitError as error:
-        raise typer.BadParameter(f"{duration!r} is {error}", param_hint="DURATION") from None
+    seconds = seconds_of(duration, "DURATION")
     if seconds <= 0:
         raise typer.BadParameter(
             "allowed: longer than 0s; `ollama-guard resume` ends a pause", param_hint="DURATION"

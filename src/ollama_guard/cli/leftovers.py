@@ -19,7 +19,7 @@ from ollama_guard.core.protection import ENVIRONMENT_FILE
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.errors import ConfigError, GuardError, RuntimeFailed
 from ollama_guard.hands.consumers import SHORT_ID
-from ollama_guard.hands.remembered import LIMITS_NAME
+from ollama_guard.hands.remembered import LIMITS_NAME, RememberedRuntimes, StoppedRuntimes
 from ollama_guard.hands.wiring import runtime_ports
 from ollama_guard.ports import RuntimePort
 
@@ -27,6 +27,7 @@ BOOK_FILE = "quarantine.json"
 """Which models are hidden, and where their folder was found last."""
 
 
+START_SECONDS = 60.0  # seconds for one start, as in a run of the playbook
 LIMIT_SECONDS = 10.0  # seconds for one runtime: each answers within one, and a person waits
 UNIT_INFINITY = 2**64 - 1  # systemd's number for no limit
 USEC_OF_A_PERCENT = 10_000  # microseconds of each second that are one percent of a CPU
@@ -66,6 +67,27 @@ def limits(root: Path, state_dir: Path, policy: Policy) -> Iterator[Undone]:
         if kind in (RuntimeKind.DOCKER, RuntimeKind.SYSTEMD):
             values = before if isinstance(before, dict) else {}
             yield _unlimited(port_of(RuntimeKind(kind)), name, _command(kind, name, values))
+
+
+def left_stopped(root: Path, state_dir: Path, policy: Policy) -> Iterator[Undone]:
+    """Start what the guard stopped and did not live to start again."""
+    folder = below(root, state_dir)
+    book, kinds = StoppedRuntimes(folder), {name: kind for kind, name in RememberedRuntimes(folder).read()}
+    port_of = runtime_ports(folder)(policy.ollama)
+    for name in sorted(book.names()):
+        kind = kinds.get(name, RuntimeKind.DOCKER)
+        command = f"{'docker' if kind is RuntimeKind.DOCKER else 'systemctl'} start {shlex.quote(name)}"
+        try:
+            port_of(kind).start(name, START_SECONDS)
+            book.started(name)
+        except RuntimeFailed as problem:
+            if problem.kind == "gone":
+                yield Undone(ok=True, text=f"{name}, which the guard had stopped, is gone")
+                continue
+            text = f"{name} may still be stopped by the guard: {problem}; as root: {command}"
+            yield Undone(ok=False, text=text)
+        else:
+            yield Undone(ok=True, text=f"{name}, which the guard had stopped, runs")
 
 
 def _unlimited(port: RuntimePort, name: str, command: str) -> Undone:

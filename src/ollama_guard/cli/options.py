@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ollama_guard.settings.units import UnitError, parse_duration
+
 DEFAULT_RUNTIME_DIR = Path("/run/ollama-guard")
 DEFAULT_STATE_DIR = Path("/var/lib/ollama-guard")
 
@@ -50,6 +52,14 @@ class Places:
     config: Path | None
     runtime_dir: Path
     state_dir: Path
+
+
+def seconds_of(duration: str, hint: str) -> float:
+    """A duration as people write it, in seconds; ``hint`` names the option or argument that it is of."""
+    try:
+        return parse_duration(duration)
+    except UnitError as error:
+        raise typer.BadParameter(f"{duration!r} is {error}", param_hint=hint) from None
 
 
 def places(

@@ -106,6 +106,10 @@ class StoppedRuntimes:
             if known.pop(name, None) is not None:
                 self._write(known)
 
+    def names(self) -> frozenset[str]:
+        """All of them."""
+        return frozenset(self._read())
+
     def before_boot(self) -> frozenset[str]:
         """Those that were stopped before this boot."""
         return frozenset(name for name, boot_id in self._read().items() if boot_id != self._boot_id)
