@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ollama_guard.core import playbook, reopen, runs, sane
+from ollama_guard.core import playbook, reopen, runs, sane, steps
 from ollama_guard.core.model import Mode, Snapshot
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.recovery import Playbook, Position, Run, Step
@@ -102,8 +102,8 @@ def _steps(scene: Scene, name: Playbook) -> list[dict[str, Any]]:
 def _step(scene: Scene, position: Position, note: str | None) -> dict[str, Any]:
     return {
         "step": position.step.value,
-        "what": playbook.what(scene, position),
-        "deadline_seconds": playbook.DEADLINES.get(position.step),
+        "what": steps.what(scene, position),
+        "deadline_seconds": steps.DEADLINES.get(position.step),
         "note": note,
     }
 
@@ -112,7 +112,7 @@ def _running(scene: Scene, position: Position) -> dict[str, Any]:
     return {
         "name": position.name.value,
         "step": position.step.value,
-        "what": playbook.what(scene, position),
+        "what": steps.what(scene, position),
         "attempts": position.attempts,
         "since": _wall(scene, position.started_at),
         "by_hand": position.by_hand,
