@@ -177,6 +177,10 @@ class Guard:
             check=False,
         )
 
+    def tell(self, *arguments: str, timeout: float = 30.0) -> subprocess.CompletedProcess[str]:
+        """As `cli`, with this guard's own configuration."""
+        return self.cli(*arguments, f"--config={self.config}", timeout=timeout)
+
     def status(self) -> dict[str, Any]:
         """What `status --json` prints, straight from the socket: a command takes half a second to start.
 

@@ -175,7 +175,7 @@ def test_after_a_reboot_what_the_last_boots_guard_set_is_known_to_be_the_guards(
 
 def released(guard: Guard) -> subprocess.CompletedProcess[str]:
     """`release`, told by the configuration which servers are meant: others run beside this test."""
-    return guard.cli("release", f"--config={guard.config}", timeout=SECONDS)
+    return guard.tell("release", timeout=SECONDS)
 
 
 def test_a_release_waits_for_the_run_that_goes_on_and_then_undoes_it(frozen: Frozen) -> None:

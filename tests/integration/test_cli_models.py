@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from beds import BedUnavailable
-from beds.cgroups import MemoryCgroup
 from beds.fake_server import FakeServer
 from beds.guard import Guard
+from beds.guarded import guarded_fake
 from beds.http import HttpFailure, request
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make cgroups")
@@ -25,34 +23,20 @@ MODELS = ("fat=450MiB,rate=800,alias=fat-alias", "mid=420MiB,rate=800", "giant=3
 @pytest.fixture
 def guard(tmp_path: Path) -> Iterator[tuple[Guard, FakeServer]]:
     """A guard over a cgroup of 1 GiB, 86 MiB of which are below hard, and an Ollama that it has heard of."""
-    try:
-        with (
-            MemoryCgroup(1024 * MIB, "models") as cgroup,
-            FakeServer(cgroup.join_paths, MODELS) as server,
-            Guard(server.url, cgroup=f"/{cgroup.name}", home=tmp_path) as guard,
-        ):
-            guard.wait_guarding(server.pid)
-            guard.wait(lambda: "fat" in told(guard, "models").stdout, 15, "the catalogue is told")
-            yield guard, server
-    except BedUnavailable as problem:
-        pytest.skip(str(problem))
-
-
-def told(guard: Guard, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """One command against this guard."""
-    return guard.cli(*arguments, "--config", str(guard.config))
+    with guarded_fake(1024 * MIB, "models", MODELS, tmp_path) as both:
+        yield both
 
 
 def test_fit_foretells_what_the_guard_then_does(guard: tuple[Guard, FakeServer]) -> None:
     """Yes, then it loads; no unless one goes, then that one goes; no at all, then it is aborted."""
     daemon, server = guard
-    fits = told(daemon, "fit", "fat")
+    fits = daemon.tell("fit", "fat")
     assert (fits.returncode, fits.stdout[:4]) == (0, "yes:"), fits
     server.load("fat")
     daemon.wait(lambda: daemon.model_states().get("fat") == "idle", 15, "fat is idle")
-    assert "it is loaded (idle" in told(daemon, "fit", "fat-alias").stdout
+    assert "it is loaded (idle" in daemon.tell("fit", "fat-alias").stdout
 
-    beside = told(daemon, "fit", "mid")
+    beside = daemon.tell("fit", "mid")
     expected = "fat-alias:latest (idle" if "= fat-alias" not in beside.stdout else "fat:latest"
     assert (beside.returncode, beside.stdout[:3]) == (1, "no:")
     assert expected in beside.stdout
@@ -61,7 +45,7 @@ def test_fit_foretells_what_the_guard_then_does(guard: tuple[Guard, FakeServer])
     daemon.wait_event("model.unloaded", 15)
     assert "mid" in server.runner_pids()
 
-    never = told(daemon, "fit", "giant", "--json")
+    never = daemon.tell("fit", "giant", "--json")
     answer = json.loads(never.stdout)
     assert (never.returncode, answer["fits"], answer["state"]) == (1, False, "unloaded")
     assert answer["short_bytes"] > 1000 * MIB
@@ -72,7 +56,7 @@ def test_fit_foretells_what_the_guard_then_does(guard: tuple[Guard, FakeServer])
 
 def test_models_tells_each_blob_once_and_what_was_measured(guard: tuple[Guard, FakeServer]) -> None:
     daemon, server = guard
-    before = {row["name"]: row for row in json.loads(told(daemon, "models", "--json").stdout)["models"]}
+    before = {row["name"]: row for row in json.loads(daemon.tell("models", "--json").stdout)["models"]}
     assert len(before) == len(MODELS)
     (name,) = [name for name in before if name.startswith("fat")]
     assert (before[name]["state"], before[name]["footprint_measured"]) == ("unloaded", False)
@@ -81,7 +65,7 @@ def test_models_tells_each_blob_once_and_what_was_measured(guard: tuple[Guard, F
     daemon.wait(lambda: row_of(daemon, "fat")["state"] == "idle", 20, "fat is idle")
     row = row_of(daemon, "fat")
     assert row["footprint_bytes"] == pytest.approx(450 * MIB, rel=0.2)
-    lines = told(daemon, "models").stdout.splitlines()
+    lines = daemon.tell("models").stdout.splitlines()
     assert lines[0].split() == ["MODEL", "FILE", "FOOTPRINT", "FITS", "NOW", "PREFERENCE", "STATE"]
     (line,) = [line for line in lines if line.startswith("fat")]
     assert "~" not in line
@@ -93,7 +77,7 @@ def test_models_tells_each_blob_once_and_what_was_measured(guard: tuple[Guard, F
 
 def row_of(guard: Guard, name: str) -> dict[str, object]:
     """The row of a model, straight from the command."""
-    rows = json.loads(told(guard, "models", "--json").stdout)["models"]
+    rows = json.loads(guard.tell("models", "--json").stdout)["models"]
     return next(row for row in rows if f"{name}:latest" in (row["name"], *row["aliases"]))
 
 
@@ -101,7 +85,7 @@ def row_of(guard: Guard, name: str) -> dict[str, object]:
 def test_a_name_that_is_not_installed_gets_the_nearest_ones(
     guard: tuple[Guard, FakeServer], command: str
 ) -> None:
-    result = told(guard[0], command, "gaint")
+    result = guard[0].tell(command, "gaint")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "no model named 'gaint' is installed; did you mean giant:latest?\n"
 
@@ -114,10 +98,10 @@ def test_without_a_daemon_one_look_answers_by_the_ledger_that_the_daemon_left(
     daemon.wait(lambda: row_of(daemon, "fat")["footprint_measured"], 20, "the footprint is measured")
     daemon.stop()
     left = sorted(daemon.state.iterdir())
-    result = told(daemon, "models", "--json")
+    result = daemon.tell("models", "--json")
     assert (result.returncode, "this is one look without it" in result.stderr) == (0, True)
     row = next(r for r in json.loads(result.stdout)["models"] if r["name"].startswith("fat"))
     assert row["footprint_measured"]
     assert row["state"] in ("busy", "loading"), "not proven idle"
     assert sorted(daemon.state.iterdir()) == left, "a look makes no files"
-    assert told(daemon, "fit", "giant").returncode == 1
+    assert daemon.tell("fit", "giant").returncode == 1

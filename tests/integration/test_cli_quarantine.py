@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from beds import BedUnavailable
-from beds.cgroups import MemoryCgroup
 from beds.fake_server import FakeServer
 from beds.guard import Guard
+from beds.guarded import guarded_fake
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make cgroups")
 
@@ -25,27 +24,14 @@ KEPT = "quarantine.registry.ollama.ai/library/big:latest"
 @pytest.fixture(params=["enforce", "observe"])
 def guard(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Guard, FakeServer]]:
     """A guard that has heard of the catalogue and has found the models folder by itself."""
-    try:
-        with (
-            MemoryCgroup(1024 * MIB, "hidden") as cgroup,
-            FakeServer(cgroup.join_paths, MODELS) as server,
-            Guard(
-                server.url, cgroup=f"/{cgroup.name}", home=tmp_path,
-                config=f'[policy]\nmode = "{request.param}"\n',
-            ) as guard,
-        ):  # fmt: skip
-            guard.wait_guarding(server.pid)
-            guard.wait(lambda: told(guard, "list").returncode == 0, 15, "the store is told")
-            guard.wait(
-                lambda: "big" in guard.cli("models", "--config", str(guard.config)).stdout, 15, "models"
-            )
-            yield guard, server
-    except BedUnavailable as problem:
-        pytest.skip(str(problem))
+    mode = f'[policy]\nmode = "{request.param}"\n'
+    with guarded_fake(1024 * MIB, "hidden", MODELS, tmp_path, config=mode) as (guard, server):
+        guard.wait(lambda: told(guard, "list").returncode == 0, 15, "the store is told")
+        yield guard, server
 
 
 def told(guard: Guard, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return guard.cli("quarantine", *arguments, "--config", str(guard.config))
+    return guard.tell("quarantine", *arguments)
 
 
 def installed(server: FakeServer) -> set[str]:

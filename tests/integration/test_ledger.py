@@ -83,7 +83,7 @@ def test_a_load_is_measured_kept_over_a_restart_and_judges_the_next_one(
         request(server.url, "POST", "/api/generate", {"model": "fat", "prompt": "hi", "stream": False})
         wait_row(guard, blob, lambda row: row.anon_bytes, "fat is measured")
         wait_state(guard, "fat:latest", "idle")
-        done = guard.cli("unload", "fat", "--config", str(guard.config))
+        done = guard.tell("unload", "fat")
         assert done.returncode == 0, done.stderr
     row = rows(guard)[blob]
     assert row.anon_bytes == pytest.approx(loaded, rel=0.1)
@@ -178,7 +178,7 @@ def test_a_broken_disk_costs_the_ledger_one_warning_and_the_guard_nothing(
         server.load("fat")
         wait_state(guard, "fat:latest", "idle")
         guard.wait(lambda: warned(guard, "footprint ledger"), 20, "the warning")
-        assert guard.cli("unload", "fat", "--config", str(guard.config)).returncode == 0
+        assert guard.tell("unload", "fat").returncode == 0
         with Hog(cgroup.popen) as hog:
             hog.grow(500 * MIB, 1000 * MIB)
             assert hog.wait(10)

@@ -62,7 +62,7 @@ def test_a_real_load_is_measured_and_the_next_one_is_judged_by_it(
         assert row.load_seconds is not None
         assert 0.05 < row.load_seconds < 20
         place.wait_state("tiny", "idle")
-        assert guard.cli("unload", "tiny", "--config", str(guard.config)).returncode == 0
+        assert guard.tell("unload", "tiny").returncode == 0
         assert place.wait_count(0, 10)
         assert not load_into_little_room(place)
         guard.wait_event("load.aborted", 10, names="tiny:latest, tiny-alias:latest")

@@ -40,7 +40,8 @@ class Glance:
 def glance(policy: Policy, footprints: Ledger | None = None, *, patient: bool = False) -> Glance:
     """Look; ``footprints`` are what loads were measured to cost, as far as they can be read.
 
-    A ``patient`` one looks longer, and on while no server is found: who asks once wants to know of all.
+    It looks on while a server answers and is not found yet. A ``patient`` one looks longer, and on while none
+    is found at all: who asks once wants to know of all.
 
     One look has no past, so soft's grace counts as over: what is seen is judged as if it lasted.
     """
@@ -61,7 +62,7 @@ def glance(policy: Policy, footprints: Ledger | None = None, *, patient: bool = 
             snapshot = sensors.sense(now, time.time(), api, catalogue, (), hands_alive=True, hands_reason="")
             snapshot = replace(snapshot, footprints=footprints or Ledger())
             state, decision = decide(policy, state, snapshot)
-            served = bool(snapshot.servers) or not patient
+            served = bool(snapshot.servers) or not (patient or api.answered_at)
             enough = PATIENT_LOOKS if patient else LOOKS
             if look + 1 >= enough and served and all(runner.proven for runner in snapshot.runners):
                 break
