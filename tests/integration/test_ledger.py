@@ -88,7 +88,8 @@ def test_a_load_is_measured_kept_over_a_restart_and_judges_the_next_one(
     row = rows(guard)[blob]
     assert row.anon_bytes == pytest.approx(loaded, rel=0.1)
     assert row.load_seconds == pytest.approx(took, abs=1.0)
-    assert (row.loads, row.uses, row.answers_cut) == (1, 2, 0)
+    assert (row.loads, row.answers_cut) == (1, 0)
+    assert row.uses in (2, 3), "the load, the request; on a busy machine a load works on after it is listed"
     assert row.peak_bytes is not None
     assert row.peak_bytes >= 0.95 * loaded
 
