@@ -1,0 +1,143 @@
+"""A frozen `ollama.service` with the real Ollama is recovered by the installed unit, which is no root."""
+
+import json
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from beds import BedUnavailable
+from beds.real_ollama import install_with_models
+from beds.vm import Vm
+from beds.vm_guard import READY_SECONDS, UNIT, cursor, events, restarts, wait_active, wait_event
+
+RECOVERY_SECONDS = 900.0
+"""On a machine at rest it is a matter of seconds once the freeze is sure; the emulator loads for minutes."""
+ANSWER_SECONDS = 300
+MODEL = "tiny"
+PLACE = "/opt/real-ollama"
+MODELS = "/usr/share/ollama/.ollama/models"
+DROP_IN = "/run/systemd/system/ollama.service.d/real.conf"
+REAL = f"""
+[Service]
+ExecStart=
+ExecStart={PLACE}/ollama-lib serve
+Environment=LD_LIBRARY_PATH={PLACE} HOME=/usr/share/ollama OLLAMA_MODELS={MODELS} OLLAMA_KEEP_ALIVE=1h
+"""
+CONFIG = """
+[ollama]
+authority = "server"
+poll = "5s"
+unresponsive_after = "20s"
+request_timeout = "15s"
+[playbook.freeze]
+stuck_after = "10s"
+young_for = "0s"
+quiet = "1h"
+"""
+LINES = (
+    "OLLAMA_MAX_LOADED_MODELS=1", "OLLAMA_NUM_PARALLEL=1", "OLLAMA_KEEP_ALIVE=30s", "OLLAMA_MAX_QUEUE=64",
+    "LLAMA_ARG_CACHE_RAM=256",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def real(machine: Vm | BedUnavailable) -> Iterator[None]:
+    """The unit runs the real server with the small model instead; the fake one is back after the module."""
+    if isinstance(machine, BedUnavailable):
+        yield
+        return
+    installation, share = install_with_models(), machine.share / "real"
+    shutil.copytree(installation.libraries, share / "bin")
+    manifest = next(installation.models.glob(f"manifests/*/library/{MODEL}/latest"))
+    described = json.loads(manifest.read_text())
+    (share / "models/blobs").mkdir(parents=True)
+    for layer in (described["config"], *described["layers"]):
+        name = layer["digest"].replace(":", "-")
+        shutil.copy(installation.models / "blobs" / name, share / "models/blobs" / name)
+    kept = share / "models" / manifest.relative_to(installation.models)
+    kept.parent.mkdir(parents=True)
+    shutil.copy(manifest, kept)
+    machine.run(f"cp -r /mnt/host/real/bin {PLACE}", ANSWER_SECONDS)
+    machine.run(f"mkdir -p {MODELS} && cp -r /mnt/host/real/models/. {MODELS}", ANSWER_SECONDS)
+    machine.run("chown -R ollama: /usr/share/ollama/.ollama")
+    machine.write(DROP_IN, REAL)
+    machine.run("systemctl daemon-reload && systemctl restart ollama")
+    wait_answering(machine)
+    yield
+    machine.run(f"rm {DROP_IN} && systemctl daemon-reload && systemctl restart ollama")
+    wait_answering(machine)
+    shutil.rmtree(share)
+
+
+def wait_answering(vm: Vm) -> None:
+    vm.wait("curl -fs -m 5 http://127.0.0.1:11434/api/version", ANSWER_SECONDS, "Ollama answers")
+
+
+def asked(vm: Vm) -> str:
+    """What a client of the small model hears."""
+    body = json.dumps({"model": MODEL, "prompt": "hello", "stream": False, "options": {"num_predict": 2}})
+    command = f"curl -s -m {ANSWER_SECONDS} http://127.0.0.1:11434/api/generate -d '{body}'"
+    return vm.says(command, ANSWER_SECONDS + 30)
+
+
+def server_pid(vm: Vm) -> int:
+    return int(vm.says("systemctl show -P MainPID ollama"))
+
+
+@pytest.mark.usefixtures("real")
+def test_a_frozen_unit_is_recovered_and_runs_under_the_environment_file(vm: Vm) -> None:
+    vm.write("/etc/ollama-guard/ollama-guard.toml", CONFIG)
+    since = cursor(vm)
+    vm.run(f"systemctl restart {UNIT}", READY_SECONDS)
+    wait_active(vm)
+    found = wait_event(vm, "runtime.found", since, 300)
+    assert found["OLLAMA_GUARD_NAME"] == "ollama.service"
+    assert '"done":true' in asked(vm)
+    before, lives = server_pid(vm), restarts(vm)
+    vm.run(f"kill -STOP {before}")
+    finished = wait_event(vm, "playbook.finished", since, RECOVERY_SECONDS)
+    for event in [*events(vm, "playbook.started", since), *events(vm, "playbook.step", since), finished]:
+        print(event["MESSAGE"])  # noqa: T201 - shown with -s
+    assert finished["OLLAMA_GUARD_OUTCOME"] == "done"
+    now = server_pid(vm)
+    assert now not in (0, before)
+    environment = vm.says(f"tr '\\0' '\\n' < /proc/{now}/environ").splitlines()
+    assert set(LINES) <= set(environment)
+    assert vm.says("grep -v ^# /var/lib/ollama-guard/env/ollama.env").splitlines() == list(LINES)
+    assert vm.says("systemctl show -P MemoryMax ollama") != "infinity"
+    assert '"done":true' in asked(vm)
+    assert restarts(vm) == lives
+
+    assert vm.run("ollama-guard release", 240).returncode == 0
+    assert vm.says("systemctl show -P MemoryMax ollama") == "infinity"
+    assert vm.says("grep -v ^# /var/lib/ollama-guard/env/ollama.env") == ""
+    assert server_pid(vm) == now, "nothing is restarted for a release"
+
+
+@pytest.mark.usefixtures("real")
+def test_with_the_right_to_it_the_kernel_is_told_to_take_a_model_first(vm: Vm) -> None:
+    """By the drop-in; without it the guard says at its start that it can't."""
+
+    def may() -> str:
+        since = cursor(vm)
+        vm.run(f"systemctl restart {UNIT}", READY_SECONDS)
+        tested = {event["OLLAMA_GUARD_SUBJECT"]: event for event in events(vm, "guard.tested", since)}
+        return str(tested["runners_die_first"]["OLLAMA_GUARD_MAY"])
+
+    def scores() -> list[str]:
+        return vm.says(
+            "for pid in $(pgrep -f 'ollama-lib runner'); do cat /proc/$pid/oom_score_adj; done"
+        ).splitlines()
+
+    wait_active(vm)
+    assert may() == "false"
+    assert '"done":true' in asked(vm)
+    assert scores() == ["0"]
+    vm.run(
+        f"install -D -m 644 -t /etc/systemd/system/{UNIT}.d"
+        " /usr/share/ollama-guard/drop-ins/dac-override.conf && systemctl daemon-reload"
+    )
+    assert may() == "true"
+    vm.eventually(lambda: scores() == ["500"], 120, "the runner would go first")
+    assert vm.says(f"cat /proc/{server_pid(vm)}/oom_score_adj") == "0"
