@@ -281,6 +281,21 @@ def test_the_recheck_names_what_has_changed(
     assert said in watcher.sensors.still_the_same(70, runner)
 
 
+def test_a_runner_that_took_another_name_is_spared_until_its_command_line_was_read_again(
+    tree: Tree, proven: tuple[Watcher, RunnerReading]
+) -> None:
+    """A program may name its first thread as it likes; one that became another program is none of ours."""
+    watcher, runner = proven
+    tree.process(70, "llama-main", llama_server(), parent=50)
+    assert "is called 'llama-main' now" in watcher.sensors.still_the_same(70, runner)
+    watcher.settle()
+    assert watcher.sensors.still_the_same(70, runner) == ""
+    tree.process(70, "bash", ("/bin/bash",), parent=50)
+    assert "is called 'bash' now" in watcher.sensors.still_the_same(70, runner)
+    watcher.settle()
+    assert watcher.sensors.still_the_same(70, runner) != ""
+
+
 def test_the_recheck_refuses_the_gone_and_the_unproven(
     tree: Tree, proven: tuple[Watcher, RunnerReading]
 ) -> None:

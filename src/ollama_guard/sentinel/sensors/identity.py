@@ -73,7 +73,7 @@ class Identity:
             changed = self._follow(runner, now) or changed
         changed = self._scan_on(now) or changed
         for runner in self.runners.values():
-            if runner.argv is None:
+            if runner.argv is None or runner.renamed:
                 self._witness.ask(runner.key, now)
         for key in self._candidates:
             self._witness.ask(key, now)
@@ -110,7 +110,10 @@ class Identity:
 
     def still_the_same(self, pid: int, expected: RunnerReading) -> str:
         """Why ``pid`` is not the proven runner of that reading any more, or ""; for use after pidfd_open."""
-        return why_another(read_stat(self._proc, pid), pid, expected, self.runners.get(expected.key))
+        stat, known = read_stat(self._proc, pid), self.runners.get(expected.key)
+        if known is not None and stat is not None and stat.comm != known.comm:
+            known.renamed = True  # it may still be ours: its command line will tell
+        return why_another(stat, pid, expected, known)
 
     def still_the_server(self, pid: int, expected: ServerReading) -> str:
         """Why ``pid`` is not the proven server of that reading any more, or ""; for use after pidfd_open."""
@@ -155,7 +158,7 @@ class Identity:
             self._verdicts.no(stat, now)
             self._roll.drop(runner)
             return True
-        runner.argv = said
+        runner.argv, runner.renamed = said, False
         runner.comm = stat.comm
         runner.proof = f"child of ollama serve {runner.server.pid}, runs {said.blob or said.model}"
         if runner.orphan:

@@ -48,7 +48,8 @@ class Server:
 class Runner:
     """One child of a server, or an orphan; ``argv`` is None until the witness has read it.
 
-    ``comm`` and ``parent`` are those of the moment when it was proven.
+    ``comm`` and ``parent`` are those of the moment when it was proven. One that was ``renamed`` since is not
+    touched until its command line has been read again.
     """
 
     key: Key
@@ -62,6 +63,7 @@ class Runner:
     blob_bytes: int | None = None
     proof: str = ""
     orphan: bool = False
+    renamed: bool = False
 
     @property
     def pid(self) -> int:

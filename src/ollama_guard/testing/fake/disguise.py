@@ -60,9 +60,9 @@ def disguise(argv: Sequence[str], comm: str) -> None:
     values["arg_start"] = ctypes.addressof(buffer)
     values["arg_end"] = values["arg_start"] + len(text)
     layout = _MemoryMap(**values, auxv=0, auxv_size=0, exe_fd=_NO_EXE_FD)
+    _prctl(_PR_SET_NAME, comm.encode(), 0, 0)  # first, as in an exec
     _prctl(_PR_SET_MM, _PR_SET_MM_MAP, ctypes.byref(layout), ctypes.sizeof(layout))
     _kept.append(buffer)
-    _prctl(_PR_SET_NAME, comm.encode(), 0, 0)
 
 
 def _prctl(option: int, *arguments: object) -> None:
