@@ -39,8 +39,8 @@ TRIED_AGAIN = frozenset({"unit", "integration"})
 VM_SECONDS = 3600
 """For one test in the emulator, and for building and booting it before the first."""
 
-WORKERS_PER_CORE, WORKERS_MOST, WORKER_BYTES = 2, 4, 5 * GIB
-"""For `-n auto`: the tests mostly wait for their programs, and the largest takes a machine of 4 GiB."""
+WORKERS_PER_CORE, WORKERS_MOST, WORKER_BYTES = 3, 6, 7 * GIB // 2
+"""For `-n auto`: the tests mostly wait for their programs, and the few largest take a machine of 4 GiB."""
 
 _HERE = Path(__file__).parent
 _unavailable_key = pytest.StashKey[dict[str, str]]()

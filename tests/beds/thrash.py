@@ -6,6 +6,7 @@ at work.
 """
 
 import contextlib
+import errno
 import mmap
 import sys
 import tempfile
@@ -18,7 +19,7 @@ FRESH_PAGES = {"MALLOC_MMAP_THRESHOLD_": "4096", "MALLOC_TRIM_THRESHOLD_": "0", 
 """For the guard's environment: glibc takes every larger buffer fresh from the kernel, and gives it back."""
 BIRTH_LIMIT_BYTES = 64 * MIB
 """Room enough for the imports of `hands`."""
-SPARE_BYTES = 5 * MIB
+SPARE_BYTES, MOST_SPARE_BYTES = 5 * MIB, 20 * MIB
 """What is left beside what can't be reclaimed: so little that reclaim takes hands a third of their time."""
 FILE_BYTES = 256 * MIB
 """Several times the limit, so that no page is still there when the reader comes by again."""
@@ -76,8 +77,17 @@ class Thrash:
         if self.cgroup.is_v1:
             # At the very limit they are to wait, not to be killed.
             (self.cgroup.path / "memory.oom_control").write_text("1")
-        self.cgroup.set_limit(self.cgroup.limit - self.cgroup.available() + SPARE_BYTES)
+        self._tighten(SPARE_BYTES)
         return pid
+
+    def _tighten(self, spare_bytes: int) -> None:
+        """So much above what is used; the kernel refuses what it can't reclaim at once."""
+        try:
+            self.cgroup.set_limit(self.cgroup.limit - self.cgroup.available() + spare_bytes)
+        except OSError as problem:
+            if problem.errno != errno.EBUSY or spare_bytes > MOST_SPARE_BYTES:
+                raise
+            self._tighten(spare_bytes * 2)
 
     def _welcome(self, guard: "Guard") -> int:
         deadline = time.monotonic() + _BIRTH_SECONDS

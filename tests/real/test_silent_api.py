@@ -62,7 +62,7 @@ SILENCES: dict[str, Silence] = {"stopped": stopped, "hanging": hanging, "blockin
 def hog_beside_silence(kind: str, silence: str, *, guarded: bool) -> Told:
     """Big idle, mid busy where it can still be served, silence, then a hog that needs what big holds."""
     with (
-        yard(kind, 2560 * MIB, guarded=guarded, ollama=IMPATIENT, proxied=kind == "real") as place,
+        yard(kind, 2688 * MIB, guarded=guarded, ollama=IMPATIENT, proxied=kind == "real") as place,
         contextlib.ExitStack() as stack,
     ):
         guard = place.guard
