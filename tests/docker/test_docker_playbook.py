@@ -15,10 +15,11 @@ import pytest
 from beds.cutting_proxy import CuttingProxy
 from beds.docker import DockerEngine
 from beds.docker_ollama import ContainerOllama
-from beds.grow_model import grow_model
 from beds.guard import Guard
 from beds.handling import look, wait_look
 from beds.http import request
+from beds.ollama_install import Installation
+from beds.real_ollama import own_shelf
 
 SECONDS = 180.0
 MIB = 1024**2
@@ -43,19 +44,15 @@ def frozen(
     request: pytest.FixtureRequest,
     docker_engine: DockerEngine,
     docker_ollama: Callable[..., ContainerOllama],
+    ollama_installation: Installation,
     tmp_path: Path,
 ) -> Iterator[Frozen]:
     """A guarded server of 600 MiB with a model that fits and one that can't, stopped by a signal just now.
 
     Without the guard it would stay so for ever: to Docker it is a running container.
     """
-    models = tmp_path / "models"
-    models.mkdir()
+    models = own_shelf(ollama_installation, tmp_path / "models", only=("tiny", "big"))
     server = docker_ollama(models=models, container={"restart": "always", "mem_limit": 600 * MIB})
-    for name, blocks in (("small", 2), ("vast", 300)):
-        weights = tmp_path / f"{name}.gguf"
-        grow_model(server.installation.seed, weights, blocks, name)
-        server.create(name, weights)
     has_proxy = "proxy" in request.fixturenames
     docker = {"DOCKER_HOST": request.getfixturevalue("proxy").url if has_proxy else docker_engine.url}
     with Guard(server.url, cgroup=f"/{docker_engine.cgroup}", ollama=WORD, config=QUICK, env=docker) as guard:
@@ -82,8 +79,8 @@ def assert_recovered(guard: Guard, server: ContainerOllama, before: int) -> None
     assert server.alive
     assert server.pid != before
     listed = {entry["name"] for entry in request(server.url, "GET", "/api/tags")["models"]}
-    assert "small:latest" in listed
-    assert "vast:latest" not in listed
+    assert "tiny:latest" in listed
+    assert "big:latest" not in listed
 
 
 def test_a_server_that_was_stopped_by_a_signal_is_recovered_and_what_cannot_fit_is_hidden(
@@ -187,7 +184,7 @@ def test_a_release_waits_for_the_run_that_goes_on_and_then_undoes_it(frozen: Fro
     assert server.pid != before
     assert server.container is not None
     assert server.container.limits()["CpuQuota"] <= 0
-    assert "vast:latest" in {entry["name"] for entry in request(server.url, "GET", "/api/tags")["models"]}
+    assert "big:latest" in {entry["name"] for entry in request(server.url, "GET", "/api/tags")["models"]}
 
 
 def test_a_release_after_a_guard_that_died_over_it_leaves_ollama_running(frozen: Frozen) -> None:

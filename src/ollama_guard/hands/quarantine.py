@@ -91,6 +91,7 @@ class Quarantine:
         self._names_beside: tuple[CatalogueEntry, ...] = ()
         self._looked_beside: tuple[CatalogueEntry, ...] = ()
         self._under_way: set[int] = set()
+        self._changes = 0
 
     def follow(self, policy: Policy) -> None:
         """Take a new policy over."""
@@ -137,8 +138,12 @@ class Quarantine:
             self._hangs, self._look_at = True, now + LOOK_SECONDS
             return
         self._look_at = None
-        seen = replace(self._seen(), hangs=False)
-        self._lane.submit(lambda: self._hider.look(seen), now + PATIENCE_SECONDS, self._looked)
+        seen, changes = replace(self._seen(), hangs=False), self._changes
+        self._lane.submit(
+            lambda: self._hider.look(seen),
+            now + PATIENCE_SECONDS,
+            lambda result: self._looked(result, changes),
+        )
 
     def _carry_out(self, action: Action, port: OllamaPort, seen: Seen, until: float) -> _Ended:
         if action.kind is ActionKind.VERIFY:
@@ -166,6 +171,7 @@ class Quarantine:
         self._under_way.discard(action.id)
         ended = result.value if isinstance(result.value, _Ended) else _Ended(problem=result.error)
         if ended.store is not None:
+            self._changes += 1
             self._names, self._names_beside = ended.names, self._catalogue()
             self._tell(ended.store)
             self._changed()
@@ -177,9 +183,12 @@ class Quarantine:
         detail = ended.text if ended.problem is None else str(ended.problem)
         self._send(OutcomeReported(Outcome(action.id, kind, self._clock(), detail=detail)))
 
-    def _looked(self, result: Result) -> None:
-        self._look_at = self._clock() + LOOK_SECONDS
+    def _looked(self, result: Result, changes: int) -> None:
+        """What a look saw, unless it was sent with the names of before a change that was made meanwhile."""
+        self._look_at = self._clock() + (LOOK_SECONDS if changes == self._changes else 0.0)
         self._hangs = isinstance(result.error, Overdue) and not isinstance(result.error, NeverStarted)
+        if changes != self._changes:
+            return
         if isinstance(result.value, StoreReading):
             self._tell(result.value)
         elif result.error is not None and not isinstance(result.error, NeverStarted):
