@@ -65,7 +65,7 @@ def real(machine: Vm | BedUnavailable) -> Iterator[None]:
     machine.run("systemctl daemon-reload && systemctl restart ollama")
     wait_answering(machine)
     yield
-    machine.run(f"rm {DROP_IN} && systemctl daemon-reload && systemctl restart ollama")
+    machine.run(f"rm -r {DROP_IN} {PLACE} && systemctl daemon-reload && systemctl restart ollama")
     wait_answering(machine)
     shutil.rmtree(share)
 

@@ -115,7 +115,6 @@ def kill_rights() -> Event:
 
 def runners_die_first(reaper: Reaper) -> Event:
     """Whether the kernel can be told to take runners first; tried on a child of ours, without a change."""
-    who = f"runners of uid {os.geteuid()}" if not has_capability(_CAP_DAC_OVERRIDE) else "runners of any user"
     try:
         if reaper.child is not None:
             path = Path(f"/proc/{reaper.child.pid}/oom_score_adj")
@@ -123,8 +122,12 @@ def runners_die_first(reaper: Reaper) -> Event:
     except OSError as error:
         sentence = f"the kernel's OOM killer treats runners as anybody: {error.strerror}"
         return say("runners_die_first", may=False, sentence=sentence)
-    sentence = f"the kernel's OOM killer takes {who} before anybody else (oom_score_adj {OOM_SCORE_ADJ})"
-    return say("runners_die_first", may=True, sentence=sentence)
+    may = has_capability(_CAP_DAC_OVERRIDE)
+    whose = "of any user" if may else f"of uid {os.geteuid()} alone"
+    lacks = "" if may else ": those of others need CAP_DAC_OVERRIDE (the drop-in dac-override.conf)"
+    score = f"(oom_score_adj {OOM_SCORE_ADJ})"
+    sentence = f"the kernel's OOM killer takes runners {whose} before anybody else {score}{lacks}"
+    return say("runners_die_first", may=may, sentence=sentence)
 
 
 def process_view(stat: Path = Path("/proc/1/stat")) -> Event:
