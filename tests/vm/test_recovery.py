@@ -126,9 +126,8 @@ def test_with_the_right_to_it_the_kernel_is_told_to_take_a_model_first(vm: Vm) -
         return str(tested["runners_die_first"]["OLLAMA_GUARD_MAY"])
 
     def scores() -> list[str]:
-        return vm.says(
-            "for pid in $(pgrep -f 'ollama-lib runner'); do cat /proc/$pid/oom_score_adj; done"
-        ).splitlines()
+        runners = f"pgrep -P {server_pid(vm)}"
+        return vm.says(f"for pid in $({runners}); do cat /proc/$pid/oom_score_adj; done").splitlines()
 
     wait_active(vm)
     assert may() == "false"
