@@ -10,7 +10,7 @@ UV     := .cache/lock/bin/uv
 # Behaviour of a live machine varies: one green run proves little, three in a row much more.
 REPEAT ?= 3
 
-# Beside seven others a test may wait in vain for a process that got no time. So many further tries, told as
+# Beside others a test may wait in vain for a process that got no time. So many further tries, told as
 # RERUN in the summary, has a test that needs no live machine; the live tiers have none: there it is a finding.
 RERUNS ?= 0
 

@@ -8,22 +8,22 @@ import os
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from beds import BedUnavailable
 
-LIBC = ctypes.CDLL(None, use_errno=True)
-MNT_FORCE, MNT_DETACH = 1, 2
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_MNT_FORCE, _MNT_DETACH = 1, 2
 
 # linux/fuse.h, protocol 7.31.
-GETATTR, STATFS, INIT = 3, 17, 26
+GETATTR, _STATFS, INIT = 3, 17, 26
 IN_HEADER = struct.Struct("=IIQQIIII")  # length, opcode, unique, node, uid, gid, pid, padding
 OUT_HEADER = struct.Struct("=IiQ")  # length, -errno, unique
 _INIT_OUT = struct.pack("=IIIIHHIIHH32x", 7, 31, 0, 0, 1, 1, 1 << 16, 1, 0, 0)
 _ROOT_ATTR = struct.pack("=QII6Q10I", 3600, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
 ENOSYS = 38
-REQUEST_BYTES = 1 << 20
+_REQUEST_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
@@ -49,39 +49,49 @@ def hanging_disk(path: Path) -> Iterator[Path]:
 
     Whoever touches a file below waits in the kernel, and not even SIGKILL ends that, until this is left.
     """
+    with fuse_disk(path, "hanging", _answer_nothing):
+        yield path
+
+
+@contextlib.contextmanager
+def fuse_disk(path: Path, name: str, answer: Callable[[int, bytes], None]) -> Iterator[int]:
+    """Mount a FUSE file system whose every request goes to ``answer``, in a thread; yields its descriptor."""
     path.mkdir(parents=True, exist_ok=True)
     try:
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as problem:
         raise BedUnavailable(f"no /dev/fuse: {problem}") from problem
     options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
-    if LIBC.mount(b"hanging", os.fsencode(path), b"fuse", 0, options) != 0:
+    if _LIBC.mount(name.encode(), os.fsencode(path), b"fuse", 0, options) != 0:
         os.close(fuse)
         raise BedUnavailable(f"FUSE can't be mounted: {os.strerror(ctypes.get_errno())}")
-    server = threading.Thread(target=_serve, args=(fuse,), daemon=True)
+    server = threading.Thread(target=_serve, args=(fuse, answer), daemon=True)
     server.start()
     try:
-        yield path
+        yield fuse
     finally:
         # Forcing aborts the connection: all who wait get an error, the server's read too.
-        LIBC.umount2(os.fsencode(path), MNT_FORCE)
+        _LIBC.umount2(os.fsencode(path), _MNT_FORCE)
         server.join(5)
         os.close(fuse)
-        LIBC.umount2(os.fsencode(path), MNT_DETACH)
+        _LIBC.umount2(os.fsencode(path), _MNT_DETACH)
 
 
-def _serve(fuse: int) -> None:
-    """Say hello, show the root directory, and take everything else without an answer."""
+def _serve(fuse: int, answer: Callable[[int, bytes], None]) -> None:
     with contextlib.suppress(OSError):
         while True:
-            request = os.read(fuse, REQUEST_BYTES)
-            _, opcode, unique, *_ = IN_HEADER.unpack_from(request)
-            if opcode == INIT:
-                reply(fuse, unique, _INIT_OUT)
-            elif opcode == GETATTR:
-                reply(fuse, unique, _ROOT_ATTR)
-            elif opcode == STATFS:  # so that nobody's `df` hangs on this
-                reply(fuse, unique, b"", ENOSYS)
+            answer(fuse, os.read(fuse, _REQUEST_BYTES))
+
+
+def _answer_nothing(fuse: int, request: bytes) -> None:
+    """Say hello, show the root directory, and take everything else without an answer."""
+    _, opcode, unique, *_ = IN_HEADER.unpack_from(request)
+    if opcode == INIT:
+        reply(fuse, unique, _INIT_OUT)
+    elif opcode == GETATTR:
+        reply(fuse, unique, _ROOT_ATTR)
+    elif opcode == _STATFS:  # so that nobody's `df` hangs on this
+        reply(fuse, unique, b"", ENOSYS)
 
 
 def reply(fuse: int, unique: int, body: bytes, error: int = 0) -> None:
@@ -101,4 +111,4 @@ def _mounted(path: Path, options: str) -> Iterator[None]:
     try:
         yield
     finally:
-        LIBC.umount2(os.fsencode(path), MNT_DETACH)
+        _LIBC.umount2(os.fsencode(path), _MNT_DETACH)
