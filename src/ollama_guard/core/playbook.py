@@ -29,6 +29,7 @@ from ollama_guard.core.model import (
 )
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, Run, Step
+from ollama_guard.core.runtime import AWAY
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.serving import is_away, named, why_never
 from ollama_guard.core.state import Durable
@@ -49,7 +50,7 @@ LONGEST_CAPPED_SECONDS = 3600.0
 HANGS = ("hanging:", "stuck:", "no answer", "accepted but not honoured", "its outcome never came")
 # And of one that may not have been heard of, or whose end nobody lived to tell: it is asked for again. Docker
 # may have gone away in the middle of it.
-UNHEARD = ("hands died", "hands could not be told", "absent:")
+UNHEARD = ("hands died", "hands could not be told", f"{AWAY}:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +193,8 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
         return durable
     position = replace(position, action_id=None)
     if outcome.kind is not OutcomeKind.DONE:
-        away = position.step is Step.START and outcome.detail.startswith(
-            "absent:"
-        )  # `_waits` knows until when
+        # `_waits` knows until when.
+        away = position.step is Step.START and outcome.detail.startswith(f"{AWAY}:")
         again = replace(
             position,
             not_before_at=outcome.at + pause_seconds(1 if away else position.attempts),

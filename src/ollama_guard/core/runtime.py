@@ -31,6 +31,10 @@ class RuntimeState(StrEnum):
     UNKNOWN = "unknown"
 
 
+AWAY = "absent"
+"""The error of a runtime whose Docker or systemd is not there now."""
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimeReading:
     """One runtime, read once.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ollama_guard.core.model import CONTAINER, HOST, Level, ServerReading
 from ollama_guard.core.policy import Authority
-from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
+from ollama_guard.core.runtime import AWAY, RuntimeKind, RuntimeReading, RuntimeState
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.units import bytes_text
 
@@ -48,7 +48,7 @@ def lacks_word(runtime: RuntimeReading) -> str:
 
 def is_away(runtime: RuntimeReading | None) -> bool:
     """Whether who runs it is not there now, as Docker while it is restarted: nothing can be asked of it."""
-    return runtime is not None and runtime.error == "absent"
+    return runtime is not None and runtime.error == AWAY
 
 
 def why_never(scene: Scene, runtime: RuntimeReading | None) -> str:

@@ -13,13 +13,13 @@ from ollama_guard.core.runtime import Limits, RuntimeReading, RuntimeState
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.adapters.systemd import readings
 from ollama_guard.hands.adapters.systemd.bus import Call, calls
+from ollama_guard.hands.remembered import this_boot
 from ollama_guard.ports import LimitsBook
 
 # Seconds that a stop may take before SIGKILL: Ollama ends in 0.2 s, systemd itself would wait for 90.
 KILL_AFTER_SECONDS = 3.0
 # Seconds between two looks at a unit on its way; a look takes 1 ms.
 LOOK_SECONDS = 0.1
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class SystemdRuntime:
@@ -167,8 +167,4 @@ def _may(reading: RuntimeReading, verb: str) -> None:
 
 def _key(name: str) -> str:
     """Runtime properties end with the boot, and so does what was remembered for them."""
-    try:
-        boot = _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        boot = "?"
-    return f"systemd:{name}:{boot}"
+    return f"systemd:{name}:{this_boot()}"
