@@ -50,11 +50,11 @@ def decide(policy: Policy, state: State, snapshot: Snapshot) -> tuple[State, Dec
     snapshot = sane.snapshot_of(snapshot, state.last_tick_at)
     scene = sight.scene_of(policy, state, snapshot)
     durable, replies = requests.answer(scene)
-    scene = replace(scene, state=replace(scene.state, durable=durable))
+    scene = scene.remembering(durable)
     mode = mode_of(policy, durable, snapshot.now)
     by_hand = requests.by_hand(scene)
     durable, draft = _draft(scene, mode)
-    scene = replace(scene, state=replace(scene.state, durable=durable))
+    scene = scene.remembering(durable)
     draft = by_hand.draft or draft
     acts = bool(draft.targets or draft.ghost or draft.prepared)
     would = (

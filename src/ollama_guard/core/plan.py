@@ -76,7 +76,7 @@ def _why_not(scene: Scene, name: Playbook) -> tuple[str, str]:
 
 
 def _steps(scene: Scene, name: Playbook) -> list[dict[str, Any]]:
-    fresh = replace(scene, state=replace(scene.state, durable=replace(scene.state.durable, playbook=None)))
+    fresh = scene.remembering(replace(scene.state.durable, playbook=None))
     position = playbook.begin(fresh, name, "").playbook
     if position is None:
         return []

@@ -35,15 +35,15 @@ class Plan:
 def plan(scene: Scene, mode: Mode, *, blind: bool, busy: bool) -> Plan:
     """What to do now. ``busy``: the ladder acts in this tick, which a new run waits for."""
     durable = revive.reviewed(scene)
-    scene = replace(scene, state=replace(scene.state, durable=durable))
+    scene = scene.remembering(durable)
     durable = reopen.adopted(scene)
-    scene = replace(scene, state=replace(scene.state, durable=durable))
+    scene = scene.remembering(durable)
     if durable.playbook is not None:
         turn = playbook.proceed(scene, word=_may_go_on(scene, durable.playbook, mode), blind=blind)
         durable = turn.durable
         if durable.playbook is not None and durable.playbook.name is Playbook.FREEZE:
             return Plan(durable, None if turn.action is None else _step(turn.action))
-        scene = replace(scene, state=replace(scene.state, durable=durable))
+        scene = scene.remembering(durable)
     start = revive.to_start(scene)
     if start is not None:
         return Plan(durable, _step(start))
@@ -84,7 +84,7 @@ def _freeze(scene: Scene, mode: Mode, *, busy: bool) -> Plan:
         gave_up = runs.is_exhausted(scene)
         return Plan(durable, Draft(Rung.HOLD, f"Ollama is frozen: {frozen}; hold, {never}", gave_up=gave_up))
     begun = playbook.begin(scene, Playbook.FREEZE, frozen)
-    turn = playbook.proceed(replace(scene, state=replace(scene.state, durable=begun)), word=True, blind=False)
+    turn = playbook.proceed(scene.remembering(begun), word=True, blind=False)
     if turn.action is None:
         return Plan(durable)
     if mode is Mode.ENFORCE and has_word(scene, runtime):

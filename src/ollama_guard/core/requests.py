@@ -82,7 +82,7 @@ def _playbook(scene: Scene, durable: Durable, request: Request) -> tuple[Durable
     why = serving.why_never(scene, runtime_here(scene)) if name is Playbook.FREEZE else ""
     if why:
         return durable, Reply(request.id, ok=False, text=why)
-    scene = replace(scene, state=replace(scene.state, durable=durable))
+    scene = scene.remembering(durable)
     text = f"{name.value} begins; `ollama-guard playbook show` tells where it stands"
     return playbook.begin(scene, name, "asked for by hand", by_hand=True), Reply(
         request.id, ok=True, text=text

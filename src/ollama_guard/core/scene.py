@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ollama_guard.core import sane
 from ollama_guard.core.model import (
@@ -20,7 +20,7 @@ from ollama_guard.core.model import (
 from ollama_guard.core.policy import GIB, Policy, Protect
 from ollama_guard.core.pressure import seconds_to
 from ollama_guard.core.runners import Runner
-from ollama_guard.core.state import DomainState, Rates, State
+from ollama_guard.core.state import DomainState, Durable, Rates, State
 
 # Relief in flight is waited for this many times as long as it is expected to take, before the next
 # rung: the priors are medians, and a busy machine's tail is about three times its median.
@@ -42,6 +42,10 @@ class Scene:
     def now(self) -> float:
         """Boottime seconds."""
         return self.snapshot.now
+
+    def remembering(self, durable: Durable) -> Scene:
+        """The same scene with another durable state."""
+        return replace(self, state=replace(self.state, durable=durable))
 
     def readable(self) -> list[DomainReading]:
         """Domains with a capacity and an available reading, worst first."""
