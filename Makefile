@@ -68,8 +68,8 @@ bench: setup ## every benchmark, each with its control (root, an idle machine, 4
 	  echo; echo "## $$each"; $(BIN)/python -m benchmarks.$$each || missed="$$missed $${each%% *}"; \
 	done; echo; echo "missed a budget:$${missed:- none}"; test -z "$$missed"
 
-soak: setup ## the long forms: 20 times, clients of 5 minutes; takes hours
-	$(PYTEST) tests -n $(JOBS) --dist worksteal --repeat 20 -m "real or smallhost" --soak \
+soak: setup ## the long forms: 20 times, clients of 5 minutes; takes an hour and a half, on an idle machine
+	$(PYTEST) tests -n $(JOBS) --dist load --maxschedchunk 1 --repeat 20 -m "real or smallhost" --soak \
 	  --timeout $(SOAK_TIMEOUT_SECONDS)
 
 check: setup ## format, lint, types, import rule

@@ -85,7 +85,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: TIERS.index(tier) if (tier := _tier(item)) in TIERS else len(TIERS))
+    if config.getoption("soak"):  # the tests that last 5 minutes are spread over the whole run
+        items.sort(key=_repetition)
+    else:
+        items.sort(key=lambda item: TIERS.index(tier) if (tier := _tier(item)) in TIERS else len(TIERS))
     for item in items:
         if _tier(item) not in TRIED_AGAIN:
             item.add_marker(pytest.mark.flaky(reruns=0))
@@ -100,6 +103,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(tier)
         if item.get_closest_marker("soak") and not config.getoption("soak"):
             item.add_marker(pytest.mark.skip(reason="a long form: `make soak` runs it"))
+
+
+def _repetition(item: pytest.Item) -> int:
+    callspec = getattr(item, "callspec", None)
+    return int(callspec.params.get("repetition", 0)) if callspec is not None else 0
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

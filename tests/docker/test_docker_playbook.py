@@ -22,6 +22,7 @@ from beds.ollama_install import Installation
 from beds.real_ollama import own_shelf
 
 SECONDS = 180.0
+AWAY_SECONDS = 8.0  # longer than the guard waits for an answer
 MIB = 1024**2
 WORD = 'authority = "server"\npoll = "2s"\nunresponsive_after = "4s"\nrequest_timeout = "3s"\n'
 QUICK = '[playbook.freeze]\nstuck_after = "5s"\nyoung_for = "0s"\nquiet = "30s"\n'
@@ -117,17 +118,30 @@ def test_a_guard_that_is_killed_around_a_call_to_docker_goes_on_from_there(
     assert set(made) == set(CALLS)
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before it is made", "when it is done"])
+def test_docker_that_is_killed_around_the_start_is_waited_for(
+    proxy: CuttingProxy, frozen: Frozen, docker_engine: DockerEngine, *, after: bool
+) -> None:
+    """Not in its middle: of half a start containerd keeps a rest that no Docker can start or clear again."""
+    guard, server, before = frozen
+    moment = proxy.cut(CALLS.index("start") + 1, docker_engine.kill, after=after)
+    assert moment.reached.wait(SECONDS), guard.tail()
+    time.sleep(AWAY_SECONDS)
+    docker_engine.start()
+    assert_over(guard, server, before)
+
+
 def hangs(engine: DockerEngine) -> None:
     """Docker answers nobody for a while."""
     engine.freeze()
-    time.sleep(10.0)
+    time.sleep(AWAY_SECONDS)
     engine.thaw()
 
 
 def is_killed(engine: DockerEngine) -> None:
     """Docker dies, and is back after a while; its containers live on, and nobody looks after them."""
     engine.kill()
-    time.sleep(6.0)
+    time.sleep(AWAY_SECONDS)
     engine.start()
 
 
@@ -137,8 +151,10 @@ def is_restarted(engine: DockerEngine) -> None:
     engine.start()
 
 
-@pytest.mark.parametrize("step", ["stop", "start"])
-@pytest.mark.parametrize("away", [hangs, is_killed, is_restarted])
+@pytest.mark.parametrize(
+    ("away", "step"),
+    [(hangs, "stop"), (hangs, "start"), (is_killed, "stop"), (is_restarted, "stop"), (is_restarted, "start")],
+)
 def test_docker_that_goes_away_in_the_middle_costs_no_more_than_its_absence(
     frozen: Frozen, docker_engine: DockerEngine, step: str, away: Callable[[DockerEngine], None]
 ) -> None:
@@ -146,15 +162,22 @@ def test_docker_that_goes_away_in_the_middle_costs_no_more_than_its_absence(
     guard, server, before = frozen
     begun(guard, step)
     away(docker_engine)
+    seconds = assert_over(guard, server, before)
+    sys.stdout.write(f"{step}, {away.__name__}: {seconds:.1f} s after its return\n")
+
+
+def assert_over(guard: Guard, server: ContainerOllama, before: int) -> float:
+    """Docker is back: Ollama serves in the end, and no run is begun over and over; seconds until it does."""
     back_at = time.monotonic()
     guard.wait(lambda: guard.events("playbook.finished"), SECONDS, "the end of the run")
     server.wait_answering(60.0)
-    sys.stdout.write(f"{step}, {away.__name__}: {time.monotonic() - back_at:.1f} s after its return\n")
+    seconds = time.monotonic() - back_at
     guard.wait(lambda: look(guard)["playbook"]["state"] != "running", 60, "no run goes on")
     assert server.alive
     assert server.pid != before
     assert look(guard)["playbook"]["runs_last_hour"] <= 2, guard.tail()
     assert not guard.events("hands.restarted")
+    return seconds
 
 
 def test_after_a_reboot_what_the_last_boots_guard_set_is_known_to_be_the_guards(frozen: Frozen) -> None:

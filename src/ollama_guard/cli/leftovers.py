@@ -64,9 +64,15 @@ def limits(root: Path, state_dir: Path, policy: Policy) -> Iterator[Undone]:
     for runtime, before in known.items() if isinstance(known, dict) else ():
         kind, _, rest = str(runtime).partition(":")
         name = rest.rpartition(":")[0] if kind == RuntimeKind.SYSTEMD else rest
-        if kind in (RuntimeKind.DOCKER, RuntimeKind.SYSTEMD):
-            values = before if isinstance(before, dict) else {}
-            yield _unlimited(port_of(RuntimeKind(kind)), name, _command(kind, name, values))
+        values = before if isinstance(before, dict) else {}
+        command = _command(kind, name, values)
+        if _elsewhere(root):
+            if kind == RuntimeKind.DOCKER:  # a unit's end with the boot
+                yield Undone(
+                    ok=False, text=f"{_shown(name)} still has limits of the guard's; there: {command}"
+                )
+        elif kind in (RuntimeKind.DOCKER, RuntimeKind.SYSTEMD):
+            yield _unlimited(port_of(RuntimeKind(kind)), name, command)
 
 
 def left_stopped(root: Path, state_dir: Path, policy: Policy) -> Iterator[Undone]:
@@ -77,6 +83,12 @@ def left_stopped(root: Path, state_dir: Path, policy: Policy) -> Iterator[Undone
     for name in sorted(book.names()):
         kind = kinds.get(name, RuntimeKind.DOCKER)
         command = f"{'docker' if kind is RuntimeKind.DOCKER else 'systemctl'} start {shlex.quote(name)}"
+        if _elsewhere(root):
+            if kind is RuntimeKind.DOCKER:  # systemd starts its units at the next boot
+                yield Undone(
+                    ok=False, text=f"{name} may still be stopped by the guard; there, as root: {command}"
+                )
+            continue
         try:
             port_of(kind).start(name, START_SECONDS)
             book.started(name)
@@ -90,8 +102,17 @@ def left_stopped(root: Path, state_dir: Path, policy: Policy) -> Iterator[Undone
             yield Undone(ok=True, text=f"{name}, which the guard had stopped, runs")
 
 
+def _elsewhere(root: Path) -> bool:
+    """Whether it is another machine's disk: nobody who could be asked here knows its Ollama."""
+    return root.resolve() != Path("/")
+
+
+def _shown(name: str) -> str:
+    return name[:SHORT_ID] if len(name) == LONG_ID else name
+
+
 def _unlimited(port: RuntimePort, name: str, command: str) -> Undone:
-    shown = name[:SHORT_ID] if len(name) == LONG_ID else name
+    shown = _shown(name)
     try:
         port.unlimit(name, LIMIT_SECONDS)
     except RuntimeFailed as problem:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,12 @@ _FIRST_VERSION = "1.41"
 DENIED_CODES = (401, 403)
 # Seconds; the SDK takes 0 for "no time-out".
 _SHORTEST_SECONDS = 0.001
+# What containerd 1.6 was seen to say, for good, of what such a start leaves; no call of Docker's clears it.
+_HALF_MADE = re.compile(r"task \w+: already exists|id already in use|\.task/moby/\w+: file exists")
+_MAKE_ANEW = (
+    "Docker was killed during an earlier start of it and can't start it again: make the container anew"
+    " (docker compose up --detach --force-recreate)"
+)
 
 
 class Call:
@@ -166,7 +173,8 @@ def named(problem: Exception, address: str) -> RuntimeFailed:
 
 
 def _explained(problem: APIError) -> str:
-    return one_line(str(problem.explanation or problem), 300)
+    text = one_line(str(problem.explanation or problem), 300)
+    return f"{text}; {_MAKE_ANEW}" if _HALF_MADE.search(text) else text
 
 
 def _said(response: Any) -> str:
