@@ -5,11 +5,12 @@ Every call takes a *total* deadline in seconds and raises only the `GuardError` 
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from ollama_guard.core.model import CatalogueEntry, LoadedModel, ServerReading
 from ollama_guard.core.quarantined import QuarantineEntry
-from ollama_guard.core.runtime import Limits, RuntimeReading
+from ollama_guard.core.runtime import Limits, RuntimeReading, Told
 
 
 class OllamaPort(Protocol):
@@ -63,6 +64,14 @@ class RuntimePort(Protocol):
 
     def unlimit(self, name: str, deadline_seconds: float) -> None:
         """Put the limits back that were there before the first `limit`."""
+
+
+@runtime_checkable
+class TellingPort(Protocol):
+    """A runtime that tells what happens, as it happens; raises only `RuntimeFailed`."""
+
+    def listen(self, name: str, tell: Callable[[Told], None], wanted: Callable[[], bool]) -> None:
+        """Block and ``tell`` until it is no longer ``wanted``, which is asked once a minute."""
 
 
 class ModelStorePort(Protocol):

@@ -173,14 +173,14 @@ def test_what_the_proxy_lets_through_is_what_the_guard_is_said_to_use() -> None:
     )
     rules = (FOLDER / "socket-proxy.cfg").read_text(encoding="utf-8")
     assert set(re.findall(r"/([a-z]+)[`?]", said)) - {"containers"} == set(
-        re.findall(r"version|json|stats|stop|start|update", rules.partition("acl engine")[2])
+        re.findall(r"version|events|json|stats|stop|start|update", rules.partition("acl engine")[2])
     )
 
 
 def test_the_proxy_lets_through_what_the_file_lists_and_nothing_else(proxied: Path) -> None:
     comments = (FOLDER / "compose.socket-proxy.yml").read_text(encoding="utf-8")
     allowed = re.findall(r"^#   (GET|POST) +(/\S+) ", comments, re.MULTILINE)
-    assert len(allowed) == 7
+    assert len(allowed) == 8
     for method, path in allowed:
         for prefix in ("", "/v1.41"):
             assert code(proxied, method, prefix + path.replace("ID", CONTAINER) + "?a=b") == 200, path
@@ -190,7 +190,7 @@ def test_the_proxy_lets_through_what_the_file_lists_and_nothing_else(proxied: Pa
         ("POST", f"/containers/{CONTAINER}/exec"),
         ("POST", f"/containers/{CONTAINER}/rename"),
         ("POST", f"/containers/{CONTAINER}/kill"),
-        ("GET", "/events"),
+        ("GET", "/info"),
         ("GET", f"/containers/{CONTAINER}/archive"),
         ("PUT", f"/containers/{CONTAINER}/archive"),
         ("GET", f"/containers/{CONTAINER}/stop"),

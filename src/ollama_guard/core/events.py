@@ -24,7 +24,7 @@ EVENT_NAMES = frozenset(
         "playbook.started", "playbook.step", "playbook.finished",
         "ollama.lost", "ollama.found", "hands.restarted", "config.reloaded", "config.rejected",
         "pause.started", "pause.ended", "request.answered",
-        "runtime.found", "runtime.failed", "runner.lost", "model.returned",
+        "runtime.found", "runtime.failed", "runtime.told", "runner.lost", "model.returned",
         "alert.sent", "alert.failed", "memory.reclaimed",
     }
 )  # fmt: skip

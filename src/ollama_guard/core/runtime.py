@@ -77,6 +77,23 @@ class RuntimeReading:
     owners_limit_bytes: int | None = None
 
 
+class Happening(StrEnum):
+    """What a runtime tells of a server by itself; ground for a look at it, never for an act."""
+
+    OUT_OF_MEMORY = "oom"
+    ENDED = "die"
+    UNHEALTHY = "unhealthy"
+    HEALTHY = "healthy"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One such word; ``exit_code`` is of one that ended (128 + N: by the signal N)."""
+
+    happening: Happening
+    exit_code: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Live limits of a server's cgroup; None = leave as it is. Never below what it uses."""

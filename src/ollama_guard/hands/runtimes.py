@@ -2,7 +2,8 @@
 
 A server that was found is looked for once; after that its runtime is read by name. Polling is enough: a look
 takes Docker or systemd some milliseconds, and whatever changes a server changes its process, which the
-sentinel sees at once and tells. All but the calls runs in the main loop.
+sentinel sees at once and tells. What Docker tells by itself (`listening`) makes the next look an early one.
+All but the calls runs in the main loop.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ollama_guard.hands.announcing import Announcer
 from ollama_guard.hands.environment import EnvironmentFile
 from ollama_guard.hands.journal import log
 from ollama_guard.hands.lanes import Clock, Lane, Mailbox, Overdue, Result
+from ollama_guard.hands.listening import Listening
 from ollama_guard.hands.looking import SHORT_ID, Key, Look, Looked, PortOf, failed
 from ollama_guard.hands.remembered import RememberedRuntimes, StoppedRuntimes
 from ollama_guard.ports import RuntimePort
@@ -66,6 +68,7 @@ class Runtimes:
         self._readings: dict[Name, RuntimeReading] = {}
         self._left_at: dict[Name, float] = {}
         self._announcer = Announcer()
+        self._listening = Listening(mailbox, self._look_now)
         self._kept: frozenset[Name] | None = None
         self._asking = self._warned = False
         self._due_at, self._wait_seconds = 0.0, UNSETTLED_SECONDS
@@ -149,6 +152,8 @@ class Runtimes:
         for reading in self._all():
             self._announcer.tell(reading)
         self._keep()
+        there = (name for name, one in self._readings.items() if one.state is not RuntimeState.GONE)
+        self._listening.follow(there, self._port_of)
         settled = all(self._is_settled(reading) for reading in self._all())
         delay = CALM_SECONDS if settled else self._wait_seconds
         self._wait_seconds = min(self._wait_seconds * 2, CALM_SECONDS)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ollama_guard.core.model import ServerReading
-from ollama_guard.core.runtime import Limits, RuntimeState, container_id_of
+from ollama_guard.core.runtime import Happening, Limits, RuntimeState, Told, container_id_of
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.adapters.docker import DockerRuntime, adapter, readings
 from ollama_guard.hands.adapters.docker import limits as limiting
@@ -291,3 +291,31 @@ def test_nobody_who_listens_is_absent_whatever_the_address(tmp_path: Path) -> No
 def test_a_name_that_is_no_address_is_a_bad_answer_and_no_crash(tmp_path: Path) -> None:
     with pytest.raises(RuntimeFailed):
         DockerRuntime("gopher://x", tmp_path, RememberedLimits(tmp_path)).read("ollama", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [
+        ("oom", Told(Happening.OUT_OF_MEMORY)),
+        ("die", Told(Happening.ENDED, 137)),
+        ("health_status: unhealthy", Told(Happening.UNHEALTHY)),
+        ("health_status: healthy", Told(Happening.HEALTHY)),
+        ("health_status", None),
+        ("exec_die", None),
+        ("", None),
+    ],
+)
+def test_an_event_is_a_word_about_the_container_of_that_very_name(action: str, told: Told | None) -> None:
+    about = {"name": "ollama", "exitCode": "137"}
+    assert readings.told_of({"Action": action, "Actor": {"Attributes": about}}, "ollama") == told
+    assert readings.told_of({"Action": action, "Actor": {"Attributes": about}}, "olla") is None
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{}, {"Actor": None}, {"Actor": {"Attributes": []}}, {"Actor": {"Attributes": {"name": "ollama"}}}],
+)
+def test_an_event_without_its_parts_is_no_word(event: dict[str, Any]) -> None:
+    assert readings.told_of(event, "ollama") is None
+    event = {"Action": "die", "Actor": {"Attributes": {"name": "ollama", "exitCode": "many"}}}
+    assert readings.told_of(event, "ollama") == Told(Happening.ENDED)

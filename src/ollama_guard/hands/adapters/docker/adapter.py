@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ollama_guard.core.machine import ContainerFacts
 from ollama_guard.core.model import ServerReading
-from ollama_guard.core.runtime import Limits, RuntimeReading, RuntimeState, container_id_of
+from ollama_guard.core.runtime import Limits, RuntimeReading, RuntimeState, Told, container_id_of
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.adapters.docker import limits as limiting
 from ollama_guard.hands.adapters.docker import readings
@@ -26,6 +26,9 @@ STOP_GRACE_SECONDS = 2
 ASK_AFTERWARDS_SECONDS = 1.0
 # Containers that are asked for their namespaces in one look; what they join never changes, so once each.
 INSPECT_LIMIT = 200
+# Seconds of one round of listening, less than the minute after which proxies cut what is silent; those that
+# a round lasts less when nothing is wrong; and those for all that comes before its first word.
+ROUND_SECONDS, EARLY_SECONDS, OPENING_SECONDS = 50.0, 5.0, 4.0
 _USERS = Path("/run/user")
 
 
@@ -108,6 +111,24 @@ class DockerRuntime:
             if not state.get("Running"):
                 code = state.get("ExitCode")
                 raise RuntimeFailed("refused", f"the container {name} ended at once, with exit code {code}")
+
+    def listen(self, name: str, tell: Callable[[Told], None], wanted: Callable[[], bool]) -> None:
+        """Tell what Docker says of the container, in rounds: what lies between two of them is in the second.
+
+        Docker ends a round; a stream that ends earlier has lost its engine.
+        """
+        since = time.time()
+        while wanted():
+            until, begun = since + ROUND_SECONDS, time.monotonic()
+            with self._calls(name, OPENING_SECONDS) as (call, inspected):
+                called = readings.name_of(inspected)
+                for event in call.events(called, readings.EVENTS, since, until):
+                    told = readings.told_of(event, called)
+                    if told is not None:
+                        tell(told)
+            if time.monotonic() - begun < ROUND_SECONDS - EARLY_SECONDS:
+                raise RuntimeFailed("absent", "Docker no longer tells what happens to its containers")
+            since = until
 
     def limit(self, name: str, limits: Limits, deadline_seconds: float) -> tuple[str, ...]:
         """Set live limits; returns a sentence for each one that was left out, and why. Never below use."""

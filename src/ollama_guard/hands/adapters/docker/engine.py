@@ -11,13 +11,14 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import requests
 from docker.api import APIClient
 from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env
+from urllib3.exceptions import HTTPError
 
 from ollama_guard.core.events import one_line
 from ollama_guard.errors import RuntimeFailed
@@ -27,6 +28,10 @@ DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 _FIRST_VERSION = "1.41"
 # What a socket proxy answers to a call that it does not grant.
 DENIED_CODES = (401, 403)
+# What the SDK and the libraries below it raise; a stream is urllib3's own.
+_FOREIGN = (
+    requests.RequestException, HTTPError, DockerException, OSError, LookupError, ValueError, TypeError,
+)  # fmt: skip
 # Seconds; the SDK takes 0 for "no time-out".
 _SHORTEST_SECONDS = 0.001
 # What containerd 1.6 was seen to say, for good, of what such a start leaves; no call of Docker's clears it.
@@ -102,6 +107,19 @@ class Call:
                 kind = "denied" if response.status_code in DENIED_CODES else "refused"
                 raise RuntimeFailed(kind, _said(response))
 
+    def events(
+        self, container: str, kinds: Sequence[str], since: float, until: float
+    ) -> Iterator[dict[str, Any]]:
+        """What happens, as it happens, to all containers whose name or id begins like this.
+
+        ``since`` and ``until`` are epoch seconds. It ends then, or with the engine; silence is no failure.
+        """
+        filters = {"type": "container", "container": container, "event": list(kinds)}
+        with self._api() as api:
+            told = api.events(since=f"{since:.9f}", until=f"{until:.9f}", filters=filters, decode=True)
+            for event in told:
+                yield _mapping(event)
+
 
 class Engine:
     """One engine at one address; each operation opens a connection of its own: a restart is no matter."""
@@ -149,7 +167,7 @@ def naming(address: str) -> Iterator[None]:
     """Raise our own exception for whatever goes wrong inside."""
     try:
         yield
-    except (requests.RequestException, DockerException, OSError, LookupError, ValueError, TypeError) as bad:
+    except _FOREIGN as bad:
         raise named(bad, address) from bad
 
 
@@ -167,7 +185,7 @@ def named(problem: Exception, address: str) -> RuntimeFailed:
         return RuntimeFailed("denied", f"Docker's socket {address} may not be used by this user")
     if isinstance(cause, (FileNotFoundError, ConnectionRefusedError)):
         return RuntimeFailed("absent", f"no Docker listens at {address}: {cause.strerror}")
-    if isinstance(problem, requests.ConnectionError) or cause is not None:
+    if isinstance(problem, (requests.ConnectionError, HTTPError)) or cause is not None:
         return RuntimeFailed("absent", f"Docker at {address} went away during the call")
     return RuntimeFailed("bad_answer", f"Docker at {address} answered oddly: {one_line(str(problem), 200)}")
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
-from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
+from ollama_guard.core.runtime import Happening, RuntimeKind, RuntimeReading, RuntimeState, Told
 from ollama_guard.hands.adapters.docker.limits import AS_GOOD_AS_NONE_BYTES
 
 AUTHORITY_LABEL = "ollama-guard.authority"
@@ -72,6 +72,29 @@ def reading_of(
     )
     cannot = _why_not(reading, labels)
     return replace(reading, verbs=("limit",), cannot=cannot) if cannot else reading
+
+
+EVENTS = ("oom", "die", "health_status")
+"""What Docker is asked to tell of a container by itself."""
+
+
+def told_of(event: Mapping[str, Any], name: str) -> Told | None:
+    """What an event says of the container of this name; Docker's filter passes names that begin so too."""
+    about = _part(_part(event, "Actor"), "Attributes")
+    if about.get("name") != name:
+        return None
+    kind, _, detail = str(event.get("Action", "")).partition(":")
+    match kind, detail.strip():
+        case "oom", _:
+            return Told(Happening.OUT_OF_MEMORY)
+        case "die", _:
+            code = str(about.get("exitCode", ""))
+            return Told(Happening.ENDED, int(code) if code.isascii() and code.isdecimal() else None)
+        case "health_status", "unhealthy":
+            return Told(Happening.UNHEALTHY)
+        case "health_status", "healthy":
+            return Told(Happening.HEALTHY)
+    return None
 
 
 def joins(inspected: Mapping[str, Any]) -> frozenset[str]:

@@ -1,0 +1,106 @@
+"""Listens to the runtimes that tell what happens to a server, in a thread each; a word brings a look forward.
+
+Nothing depends on it: whatever is told is also seen by the looks, later. Such a thread waits for as long as
+its runtime is silent, so it is none of a lane's; it ends by itself when it is no longer wanted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+from ollama_guard.core.runtime import Happening, RuntimeKind, Told
+from ollama_guard.errors import RuntimeFailed
+from ollama_guard.hands.journal import log
+from ollama_guard.hands.lanes import Mailbox
+from ollama_guard.hands.looking import PortOf
+from ollama_guard.ports import TellingPort
+
+# Who was seen to tell anything; systemd's units are polled, which takes it some milliseconds.
+TELLING = frozenset({RuntimeKind.DOCKER})
+# 128 and a signal's number: how shells and Docker tell that a signal ended a program.
+_BY_SIGNAL, _KILLED = 128, 137
+# What asking again changes nothing about, until another engine is configured.
+_FOR_GOOD = frozenset({"denied", "refused"})
+
+Name = tuple[RuntimeKind, str]
+
+
+class Listening:
+    """One thread for each name that is followed; main loop only. ``heard`` is called for each word."""
+
+    def __init__(self, mailbox: Mailbox, heard: Callable[[], None]) -> None:
+        self._mailbox = mailbox
+        self._heard = heard
+        self._heeded: dict[Name, object] = {}
+        self._refused: set[Name] = set()
+        self._port_of: PortOf | None = None
+
+    def follow(self, names: Iterable[Name], port_of: PortOf) -> None:
+        """Listen to these and to no others; what has ended is tried again, unless it was refused."""
+        if port_of is not self._port_of:
+            self._port_of, self._heeded, self._refused = port_of, {}, set()
+        wanted = {name for name in names if name[0] in TELLING}
+        self._heeded = {name: token for name, token in self._heeded.items() if name in wanted}
+        for name in wanted - self._refused - self._heeded.keys():
+            token = self._heeded[name] = object()
+            thread = threading.Thread(target=self._listen, args=(name, token, port_of), daemon=True)
+            thread.name = "listening"
+            thread.start()
+
+    def _listen(self, name: Name, token: object, port_of: PortOf) -> None:
+        """In the thread; only ``token`` tells whether anybody still wants to hear it."""
+        problem = None
+        try:
+            port = port_of(name[0])
+            if isinstance(port, TellingPort):
+                port.listen(
+                    name[1],
+                    lambda told: self._mailbox.put(lambda: self._on_told(name, token, told)),
+                    lambda: self._heeded.get(name) is token,
+                )
+        except RuntimeFailed as failure:
+            problem = failure
+        self._mailbox.put(lambda: self._on_ended(name, token, problem))
+
+    def _on_told(self, name: Name, token: object, told: Told) -> None:
+        if self._heeded.get(name) is not token:
+            return
+        say = log().notice if told.happening in _CALM else log().warning
+        kind, called, code = name[0].value, name[1], told.exit_code
+        text = _sentence(called, told)
+        say("runtime.told", message=text, kind=kind, name=called, happening=told.happening, exit_code=code)
+        self._heard()
+
+    def _on_ended(self, name: Name, token: object, problem: RuntimeFailed | None) -> None:
+        if self._heeded.get(name) is not token:
+            return
+        del self._heeded[name]
+        if problem is None or problem.kind in _FOR_GOOD:
+            self._refused.add(name)
+        if problem is not None and problem.kind in _FOR_GOOD:
+            text = f"what happens to the container {name[1]} is seen by looking alone: {problem}"
+            log().notice("guard.warned", message=text)
+
+
+_CALM = frozenset({Happening.ENDED, Happening.HEALTHY})
+
+
+def _sentence(name: str, told: Told) -> str:
+    match told.happening:
+        case Happening.OUT_OF_MEMORY:
+            return f"Docker tells: out of memory in the container {name}, where the kernel killed a process"
+        case Happening.UNHEALTHY:
+            return f"Docker tells: the container {name} fails its health check"
+        case Happening.HEALTHY:
+            return f"Docker tells: the container {name} passes its health check"
+        case Happening.ENDED:
+            return f"Docker tells: the container {name} has ended{_how(told.exit_code)}"
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return ""
+    if code == _KILLED:
+        return ", killed"
+    return f" by signal {code - _BY_SIGNAL}" if code > _BY_SIGNAL else f" with exit code {code}"
