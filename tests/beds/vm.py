@@ -107,6 +107,25 @@ class Vm:
             input=content, text=True, timeout=COMMAND_SECONDS, check=True,
         )  # fmt: skip
 
+    @property
+    def boot_id(self) -> str:
+        """What tells one boot from another; "" while it can't be asked."""
+        return self.says("cat /proc/sys/kernel/random/boot_id", 30)
+
+    def await_reboot(self, before: str) -> None:
+        """Until it has booted once more, all of it; `before` is the `boot_id` of the time before."""
+        # What leads to the old boot would only hang.
+        *options, host = self._ssh()
+        subprocess.run([*options, "-O", "exit", host], capture_output=True, timeout=30, check=False)
+        self.eventually(lambda: self._booted_since(before), BOOT_SECONDS, "it has booted once more")
+        self.run("systemctl is-system-running --wait || true", BOOT_SECONDS)
+
+    def _booted_since(self, before: str) -> bool:
+        try:
+            return self.boot_id not in ("", before)
+        except subprocess.TimeoutExpired:
+            return False
+
     def console(self) -> str:
         """What it printed on its serial line."""
         log = self._home / "console.log"

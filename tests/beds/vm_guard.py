@@ -6,6 +6,18 @@ from typing import Any
 from beds.vm import Vm
 
 UNIT = "ollama-guard.service"
+SERVER = """
+[ollama]
+authority = "server"
+poll = "5s"
+unresponsive_after = "20s"
+request_timeout = "15s"
+[playbook.freeze]
+stuck_after = "10s"
+young_for = "0s"
+quiet = "{quiet}"
+"""
+"""For its configuration file: a frozen Ollama is recovered as soon as that is sure on a slow machine."""
 READY_SECONDS = 180
 """A second on a machine at rest; the emulator starts Python in ten."""
 
@@ -52,3 +64,30 @@ def wait_event(vm: Vm, name: str, since: str, seconds: float = 120) -> dict[str,
     """Until such an event is in the journal; the first one."""
     vm.eventually(lambda: bool(events(vm, name, since)), seconds, f"the event {name}")
     return events(vm, name, since)[0]
+
+
+def configure(vm: Vm, config: str) -> str:
+    """Start it anew with this file, as on its first day, until it has found Ollama; a mark of before that."""
+    vm.write("/etc/ollama-guard/ollama-guard.toml", config)
+    vm.run(f"systemctl stop {UNIT}; rm -rf /var/lib/ollama-guard/*", READY_SECONDS)
+    since = cursor(vm)
+    vm.run(f"systemctl start {UNIT}", READY_SECONDS)
+    wait_active(vm)
+    wait_event(vm, "runtime.found", since, 300)
+    vm.eventually(lambda: "answers" in str(events(vm, "ollama.found", since)), 300, "it knows Ollama")
+    return since
+
+
+def freeze_and(vm: Vm, command: str, step: str, seconds: float) -> None:
+    """Stop Ollama's server by a signal; run a command there the moment a step of the recovery is decided on.
+
+    The command may be the end of the machine: how it ends does not matter.
+    """
+    follow = f"journalctl -q -f -n 0 -o cat -u {UNIT}"
+    script = f"""
+    (grep -m 1 -q 'freeze: {step} ' < <({follow}); {command}) & watch=$!
+    sleep 5
+    kill -STOP $(systemctl show -P MainPID ollama)
+    wait $watch
+    """
+    vm.run(script, seconds, check=False)

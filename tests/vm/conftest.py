@@ -70,7 +70,6 @@ def machine(deb: Path) -> Iterator[Vm | BedUnavailable]:
         vm.run("useradd -r -s /bin/false -U -m -d /usr/share/ollama ollama")
         vm.run("cp -r /mnt/host/fake /usr/local/lib/fake-ollama")
         vm.write("/etc/systemd/system/ollama.service", OLLAMA_UNIT)
-        vm.write("/run/systemd/system/ollama-guard.service.d/slow.conf", SLOW)
         vm.run("systemctl daemon-reload && systemctl enable -q --now ollama")
         vm.wait("curl -fs -m 5 http://127.0.0.1:11434/api/version", 120, "the fake Ollama answers")
         yield vm
@@ -84,6 +83,8 @@ def vm(machine: Vm | BedUnavailable, give_up: Callable[[BedUnavailable], NoRetur
     if machine.run("test -e /opt/ollama-guard", check=False).returncode != 0:
         took = machine.run("time dpkg -i /mnt/host/ollama-guard.deb", INSTALL_SECONDS)
         print(took.stdout, took.stderr)  # noqa: T201
+    machine.write("/run/systemd/system/ollama-guard.service.d/slow.conf", SLOW)  # a reboot took it away
+    machine.run("systemctl daemon-reload")
     machine.run(
         "cd /etc/systemd/system; test ! -e ollama-guard.service.d || { "
         "rm -r ollama-guard.service.d; systemctl daemon-reload; systemctl stop ollama-guard; }; "

@@ -9,31 +9,33 @@ import pytest
 from beds import BedUnavailable
 from beds.real_ollama import install_with_models
 from beds.vm import Vm
-from beds.vm_guard import READY_SECONDS, UNIT, cursor, events, restarts, wait_active, wait_event
+from beds.vm_guard import (
+    READY_SECONDS,
+    SERVER,
+    UNIT,
+    configure,
+    cursor,
+    events,
+    freeze_and,
+    restarts,
+    wait_active,
+    wait_event,
+)
 
+SLOW = "[Service]\nTimeoutStartSec=300s\n"
+"""For the guard's unit at the boot of an emulated machine."""
 RECOVERY_SECONDS = 900.0
 """On a machine at rest it is a matter of seconds once the freeze is sure; the emulator loads for minutes."""
 ANSWER_SECONDS = 300
 MODEL = "tiny"
 PLACE = "/opt/real-ollama"
 MODELS = "/usr/share/ollama/.ollama/models"
-DROP_IN = "/run/systemd/system/ollama.service.d/real.conf"
+DROP_IN = "/etc/systemd/system/ollama.service.d/real.conf"
 REAL = f"""
 [Service]
 ExecStart=
 ExecStart={PLACE}/ollama-lib serve
 Environment=LD_LIBRARY_PATH={PLACE} HOME=/usr/share/ollama OLLAMA_MODELS={MODELS} OLLAMA_KEEP_ALIVE=1h
-"""
-CONFIG = """
-[ollama]
-authority = "server"
-poll = "5s"
-unresponsive_after = "20s"
-request_timeout = "15s"
-[playbook.freeze]
-stuck_after = "10s"
-young_for = "0s"
-quiet = "1h"
 """
 LINES = (
     "OLLAMA_MAX_LOADED_MODELS=1", "OLLAMA_NUM_PARALLEL=1", "OLLAMA_KEEP_ALIVE=30s", "OLLAMA_MAX_QUEUE=64",
@@ -87,11 +89,8 @@ def server_pid(vm: Vm) -> int:
 
 @pytest.mark.usefixtures("real")
 def test_a_frozen_unit_is_recovered_and_runs_under_the_environment_file(vm: Vm) -> None:
-    vm.write("/etc/ollama-guard/ollama-guard.toml", CONFIG)
-    since = cursor(vm)
-    vm.run(f"systemctl restart {UNIT}", READY_SECONDS)
-    wait_active(vm)
-    found = wait_event(vm, "runtime.found", since, 300)
+    since = configure(vm, SERVER.format(quiet="1h"))
+    (found,) = events(vm, "runtime.found", since)
     assert found["OLLAMA_GUARD_NAME"] == "ollama.service"
     assert '"done":true' in asked(vm)
     before, lives = server_pid(vm), restarts(vm)
@@ -113,6 +112,43 @@ def test_a_frozen_unit_is_recovered_and_runs_under_the_environment_file(vm: Vm) 
     assert vm.says("systemctl show -P MemoryMax ollama") == "infinity"
     assert vm.says("grep -v ^# /var/lib/ollama-guard/env/ollama.env") == ""
     assert server_pid(vm) == now, "nothing is restarted for a release"
+
+
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize("step", ["constrain", "stop", "start"])
+def test_a_guard_that_is_killed_in_a_step_goes_on_from_there(vm: Vm, step: str) -> None:
+    since = configure(vm, SERVER.format(quiet="1h"))
+    before, lives = server_pid(vm), restarts(vm)
+    freeze_and(vm, f"kill -9 $(systemctl show -P MainPID {UNIT})", step, RECOVERY_SECONDS)
+    finished = wait_event(vm, "playbook.finished", since, RECOVERY_SECONDS)
+    assert finished["OLLAMA_GUARD_OUTCOME"] == "done"
+    assert restarts(vm) == lives + 1
+    now = server_pid(vm)
+    assert now not in (0, before)
+    environment = vm.says(f"tr '\\0' '\\n' < /proc/{now}/environ").splitlines()
+    assert set(LINES) <= set(environment)
+    assert '"done":true' in asked(vm)
+    assert vm.run("ollama-guard release", 240).returncode == 0
+
+
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize("step", ["stop", "start"])
+def test_after_the_plug_was_pulled_in_a_step_ollama_serves_and_is_free_again_after_quiet(
+    vm: Vm, step: str
+) -> None:
+    """Not a shutdown: nothing is told, nothing is written out."""
+    since, boot = configure(vm, SERVER.format(quiet="60s")), vm.boot_id
+    vm.write(f"/etc/systemd/system/{UNIT}.d/slow.conf", SLOW)
+    vm.run("systemctl daemon-reload; sync")
+    freeze_and(vm, "echo b > /proc/sysrq-trigger", step, RECOVERY_SECONDS)
+    vm.await_reboot(boot)
+    wait_active(vm)
+    wait_answering(vm)
+    assert '"done":true' in asked(vm)
+    lines = "grep -v ^# /var/lib/ollama-guard/env/ollama.env"
+    vm.eventually(lambda: vm.says(lines) == "", RECOVERY_SECONDS, "the constraints are lifted")
+    assert vm.says("systemctl show -P MemoryMax ollama") == "infinity"
+    assert not [event for event in events(vm, "decision.held", since) if "gave_up" in event["MESSAGE"]]
 
 
 @pytest.mark.usefixtures("real")

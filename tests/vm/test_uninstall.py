@@ -1,7 +1,7 @@
 """Upgrade, removal and purge of the package."""
 
 from beds.vm import Vm
-from beds.vm_guard import UNIT, wait_active
+from beds.vm_guard import SERVER, UNIT, configure, freeze_and, wait_active
 
 INSTALL_SECONDS = 900
 EVERYWHERE = (
@@ -21,6 +21,18 @@ def test_an_upgrade_keeps_the_owners_file_and_comes_back_running(vm: Vm) -> None
     vm.run("dpkg --force-confdef --force-confold -i /mnt/host/ollama-guard.deb", INSTALL_SECONDS)
     assert vm.says("cat /etc/ollama-guard/ollama-guard.toml") == "# mine"
     assert wait_active(vm, other_than=pid)
+
+
+def test_a_removal_in_the_middle_of_a_recovery_leaves_ollama_serving_and_without_limits(vm: Vm) -> None:
+    configure(vm, SERVER.format(quiet="1h"))
+    before = vm.says("systemctl show -P MainPID ollama")
+    freeze_and(vm, "dpkg -r ollama-guard > /root/removal 2>&1", "stop", INSTALL_SECONDS)
+    print(vm.says("cat /root/removal"))  # noqa: T201 - shown with -s
+    assert vm.run("test -e /opt/ollama-guard", check=False).returncode != 0
+    vm.wait("curl -fs -m 5 http://127.0.0.1:11434/api/version", 120, "Ollama answers")
+    assert vm.says("systemctl show -P MainPID ollama") not in ("0", before)
+    assert vm.says("systemctl show -P MemoryMax ollama") == "infinity"
+    assert vm.says("grep -v ^# /var/lib/ollama-guard/env/ollama.env") == ""
 
 
 def test_removal_leaves_the_configuration_and_what_it_learnt_alone(vm: Vm) -> None:

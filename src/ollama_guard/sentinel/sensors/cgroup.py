@@ -115,7 +115,9 @@ class CgroupLevel:
         self._stat = KeptFile(f"{directory}/memory.stat")
         self._highest = highest
         # v2 alone, since Linux 5.19, and only for who may write it.
-        self._may_reclaim = version == 2 and os.access(f"{directory}/memory.reclaim", os.W_OK)
+        self._may_reclaim = version == 2 and os.access(
+            f"{directory}/memory.reclaim", os.W_OK, effective_ids=True
+        )
         self._watch = RefaultWatch()
         self._hidden: list[int] = []
         self._hidden_due_at = float("-inf")
