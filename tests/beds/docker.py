@@ -178,11 +178,14 @@ class DockerEngine:
         self._process = None
 
     def kill(self) -> None:
-        """End the daemon at once: its containers live on until it is started again."""
+        """End the daemon at once, and containerd, which it started: its containers live on."""
         assert self._process is not None
+        others = psutil.Process(self._process.pid).children()
         self._process.kill()
         self._process.wait()
         self._process = None
+        # The next one would wait in vain for a containerd that is still about to end.
+        psutil.wait_procs(others, STOP_SECONDS)
 
     def freeze(self) -> None:
         """Stop the daemon where it stands: its socket takes connections, and nobody answers."""
