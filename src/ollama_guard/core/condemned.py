@@ -1,14 +1,16 @@
 """Condemned blobs: had to be aborted or killed twice in ten minutes, so they are killed at birth.
 
-The term doubles with each new conviction, up to a day. A blob is pardoned when what it needs has
-fitted for a whole transition, or after a day in which nobody asked for it.
+The term doubles with each new conviction, up to a day. A blob is pardoned when what it needs has fitted for a
+whole transition, after a day in which nobody asked for it, or when a person takes it back. What a load needs
+hangs on the context that was asked for, so a load with less of it may be spared.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ollama_guard.core import sane, victims
+from ollama_guard.core import loads, sane, victims
+from ollama_guard.core.foreseen import DEFAULT_CONTEXT_TOKENS
 from ollama_guard.core.model import (
     Action,
     ActionKind,
@@ -30,7 +32,7 @@ STRIKES_TO_CONDEMN = 2
 FORGET_SECONDS = 86400.0
 # Blobs remembered: the state map holds 64 KiB, and who may create models may create thousands. The oldest go
 # first.
-RECORDS_KEPT = 32
+RECORDS_KEPT = 30
 # Names of one that died, which are told of it.
 NAMES_KEPT = 4
 
@@ -52,7 +54,21 @@ def at_birth(scene: Scene) -> list[Runner]:
         and scene.policy.rule_of((*record.names, *runner.names)).preference is not Preference.OMIT
         and not any(a.key == runner.key and a.kind is ActionKind.KILL for a in scene.state.in_flight)
         and not victims.mercy_seconds(scene, runner)
+        and not _is_spared(scene, runner, record)
     ]
+
+
+def _is_spared(scene: Scene, runner: Runner, record: Condemned) -> bool:
+    """Whether it was asked for with less context than any that had to go, and so much fits now."""
+    smaller = _context(runner.reading.context_tokens) < _context(record.context_tokens)
+    if not smaller or (runner.foreseen_bytes or record.needs_bytes) >= record.needs_bytes:
+        return False
+    here = [reading for reading in scene.readable() if reading.name in runner.reading.domains]
+    return bool(here) and all(loads.shortage(scene, runner, reading, 0) is None for reading in here)
+
+
+def _context(tokens: int | None) -> int:
+    return tokens or DEFAULT_CONTEXT_TOKENS
 
 
 def review(scene: Scene) -> tuple[Condemned, ...]:
@@ -88,19 +104,18 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
         Rung.KILL_RUNNER,
     ):
         return durable
-    needs = max(action.needs_bytes, outcome.freed_bytes)
-    return struck(durable, action.blob, action.names, needs, outcome.at, policy)
+    context = action.footprint.context_tokens if action.footprint is not None else 0
+    strike = Strike(action.blob, outcome.at, action.needs_bytes or outcome.freed_bytes, context)
+    return struck(durable, strike, action.names, policy)
 
 
-def struck(
-    durable: Durable, blob: str, names: tuple[str, ...], needs_bytes: int, now: float, policy: Policy
-) -> Durable:
+def struck(durable: Durable, strike: Strike, names: tuple[str, ...], policy: Policy) -> Durable:
     """The durable state after a runner of this blob was killed, by the guard or by the kernel."""
+    blob, now = strike.blob, strike.at
     record = active(durable, blob, now)
     if record is not None:
         asked = replace(record, kills=record.kills + 1, last_asked_at=now)
         return replace(durable, condemned=tuple(asked if c is record else c for c in durable.condemned))
-    strike = Strike(blob, now, needs_bytes)
     strikes = (*(s for s in durable.strikes if now - s.at <= STRIKE_WINDOW_SECONDS), strike)[-RECORDS_KEPT:]
     durable = replace(durable, strikes=strikes)
     own = [s for s in strikes if s.blob == blob]
@@ -108,22 +123,42 @@ def struck(
     if len(own) < STRIKES_TO_CONDEMN and former is None:
         return durable
     term = min(former.term_seconds * 2, policy.condemned_max_seconds) if former else policy.condemned_seconds
-    return convicted(durable, blob, names, max(s.needs_bytes for s in own), now, term)
+    known = [(_context(s.context_tokens), s.needs_bytes) for s in (*own, *((former,) if former else ()))]
+    context = min(tokens for tokens, _ in known)
+    needs = max(count for tokens, count in known if tokens == context)
+    return convicted(durable, Strike(blob, now, needs, context), names, term)
 
 
-def convicted(
-    durable: Durable, blob: str, names: tuple[str, ...], needs_bytes: int, now: float, term_seconds: float
-) -> Durable:
-    """The durable state with this blob condemned from now on."""
+def convicted(durable: Durable, last: Strike, names: tuple[str, ...], term_seconds: float) -> Durable:
+    """The durable state with this blob condemned from ``last`` on, for what that says it needs."""
+    blob, now = last.blob, last.at
     verdict = Condemned(
         blob=blob,
         names=sane.written_names(names),
         since_at=now,
         until_at=now + term_seconds,
         term_seconds=term_seconds,
-        needs_bytes=needs_bytes,
+        needs_bytes=last.needs_bytes,
         last_asked_at=now,
+        context_tokens=last.context_tokens,
     )
     others = tuple(c for c in durable.condemned if c.blob != blob)[-(RECORDS_KEPT - 1) :]
     strikes = tuple(s for s in durable.strikes if s.blob != blob)
     return replace(durable, condemned=(*others, verdict), strikes=strikes)
+
+
+def by_hand(durable: Durable, action: Action, outcome: Outcome) -> Durable:
+    """The durable state after a person took something back: a model, or all that the guard ever did."""
+    if action.request_id is None or outcome.kind is not OutcomeKind.DONE:
+        return durable
+    if action.kind is ActionKind.RELEASE:
+        return replace(durable, condemned=(), strikes=())
+    if action.kind is not ActionKind.RESTORE:
+        return durable
+    names = set(action.names)
+    freed = {c.blob for c in durable.condemned if names & set(c.names)} | {action.blob}
+    return replace(
+        durable,
+        condemned=tuple(c for c in durable.condemned if c.blob not in freed),
+        strikes=tuple(s for s in durable.strikes if s.blob not in freed),
+    )

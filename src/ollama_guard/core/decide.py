@@ -27,6 +27,7 @@ from ollama_guard.core.model import (
     ActionKind,
     Activity,
     Decision,
+    Level,
     Mode,
     Rung,
     Snapshot,
@@ -93,9 +94,15 @@ def _draft(scene: Scene, mode: Mode) -> tuple[Durable, ladder.Draft]:
         kills = harm.kind is ActionKind.KILL and harm.targets
         if not kills and (planned.prepared or harm.rung is Rung.NONE):
             return plan.durable, planned
-    if harm.rung is not Rung.NONE:
+    if harm.rung is not Rung.NONE and not _is_standing(scene, harm):
         return plan.durable, harm
     return plan.durable, _tidy(scene) or planned or harm
+
+
+def _is_standing(scene: Scene, draft: ladder.Draft) -> bool:
+    """Whether it only says that nothing would help: below soft that may be so for ever, and order is kept."""
+    urgent = max((scene.domain(reading.name).urgent for reading in scene.readable()), default=Level.OK)
+    return draft.rung is Rung.HOLD and urgent <= Level.SOFT and not scene.state.in_flight
 
 
 def _tidy(scene: Scene) -> ladder.Draft | None:
@@ -161,7 +168,7 @@ def _action(scene: Scene, draft: ladder.Draft, runner: Runner, number: int, requ
         pid=runner.reading.pid,
         start_ticks=runner.reading.start_ticks,
         expected_bytes=runner.memory_bytes,
-        needs_bytes=max(runner.foreseen_bytes or 0, runner.freeable_bytes),
+        needs_bytes=runner.needs_bytes,
         domain=draft.domain,
         reason=one_line(draft.reason),
         request_id=request_id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import cap, condemned, conditions, loads
+from ollama_guard.core import cap, condemned, conditions, loads, sane
 from ollama_guard.core.footprint import Footprint
 from ollama_guard.core.model import (
     Activity,
@@ -134,9 +134,12 @@ def _listed(runners: Iterable[Runner]) -> str:
     return ", ".join(f"{r.title} ({r.activity}, {bytes_text(r.memory_bytes)})" for r in runners)
 
 
-def newborn(scene: Scene, entry: CatalogueEntry) -> Runner:
-    """A runner of this model as it would be seen at its birth, were it born now."""
+def newborn(scene: Scene, entry: CatalogueEntry, most_tokens: int | None = None) -> Runner:
+    """A runner of this model as it would be seen at its birth, were it born now, with so much context."""
     row = _last_load(scene, entry.blob)
+    context = (row.key.context_tokens or None) if row else None
+    if most_tokens is not None and (context or most_tokens) >= most_tokens:
+        context = min(most_tokens, sane.count(entry.training_context) or most_tokens)
     reading = RunnerReading(
         pid=max((r.reading.pid for r in scene.runners), default=1) + 1,
         start_ticks=0,
@@ -146,7 +149,7 @@ def newborn(scene: Scene, entry: CatalogueEntry) -> Runner:
         proof="thought of",
         blob=entry.blob,
         blob_bytes=entry.size_bytes,
-        context_tokens=(row.key.context_tokens or None) if row else None,
+        context_tokens=context,
         parallel=(row.key.parallel or None) if row else None,
         weights_mapped=row.key.weights_mapped if row else _maps_weights(scene),
         anon_bytes=0,

@@ -33,8 +33,9 @@ def to_hide(scene: Scene) -> Action | None:
     for record in durable.condemned:
         if condemned.active(durable, record.blob, scene.now) is None or fits_alone(scene, record.needs_bytes):
             continue
-        target = Target(record.blob, targets.names_of(scene, record.blob), record.needs_bytes)
-        why = too_large(scene, record.needs_bytes)
+        needs = targets.condemned_needs_bytes(scene, record)
+        target = Target(record.blob, targets.names_of(scene, record.blob), needs)
+        why = too_large(scene, needs)
         if (
             not target.names
             or not why
@@ -52,7 +53,7 @@ def to_hide(scene: Scene) -> Action | None:
             blob=record.blob,
             model=target.names[0],
             names=target.names,
-            needs_bytes=record.needs_bytes,
+            needs_bytes=needs,
             reason=f"hide {title}, which is condemned and asked for again: {why}",
         )
     return None

@@ -26,8 +26,8 @@ from ollama_guard.core.model import (
 )
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.recovery import Death, Symptoms
-from ollama_guard.core.runners import names_of
-from ollama_guard.core.state import Durable, RunnerState, State
+from ollama_guard.core.runners import FRESH_SECONDS, names_of
+from ollama_guard.core.state import Durable, RunnerState, State, Strike
 
 # The kernel's count and the end of the process are seen this far apart at most (seconds): a rest is 3 s.
 PAIRED_SECONDS = 5.0
@@ -106,7 +106,8 @@ def _paired(
 def after(durable: Durable, killed: tuple[Death, ...], now: float, policy: Policy) -> Durable:
     """The durable state with a strike for each runner that the kernel killed, maybe convictions."""
     for death in killed:
-        durable = condemned.struck(durable, death.blob, death.names, death.needs_bytes, now, policy)
+        strike = Strike(death.blob, now, death.needs_bytes, death.context_tokens)
+        durable = condemned.struck(durable, strike, death.names, policy)
     return durable
 
 
@@ -137,27 +138,30 @@ def _ends(action: Action, past: RunnerState) -> bool:
 def _death(past: RunnerState, before: State, snapshot: Snapshot) -> Death:
     """What is known of a dead runner: the larger of what it held and what its command line says.
 
-    In a container that the guard did not limit it needed at least what the others left it, or it would live.
+    In a container that the guard did not limit it needed at least what was left for it, or it would live. One
+    that was loaded long ago may have died of its prompt cache: of that a load needs nothing.
     """
-    left = 0
-    domain = next((d for d in snapshot.domains if d.name == CONTAINER), None)
-    if domain is not None and CONTAINER in past.domains and before.durable.constrained is None:
-        left = _left_bytes(domain, past, before)
+    needs = past.needs_bytes or past.peak_bytes
+    if past.loaded_at is None or snapshot.now - past.loaded_at < FRESH_SECONDS:
+        left = 0
+        domain = next((d for d in snapshot.domains if d.name == CONTAINER), None)
+        if domain is not None and CONTAINER in past.domains and before.durable.constrained is None:
+            left = _left_bytes(domain, past, before)
+        needs = max(needs, past.peak_bytes, left)
     return Death(
         blob=past.blob or "",
         names=names_of(past.blob, snapshot)[: condemned.NAMES_KEPT],
         at=snapshot.now,
-        needs_bytes=max(past.peak_bytes, past.needs_bytes or 0, left),
+        needs_bytes=needs,
         held_bytes=past.peak_bytes,
         domains=past.domains,
+        context_tokens=past.footprint.context_tokens if past.footprint is not None else 0,
     )
 
 
 def _left_bytes(domain: DomainReading, past: RunnerState, before: State) -> int:
+    """What it held and what was still available when both were last seen."""
     rose = (domain.oom_kills or 0) > before.symptoms.oom_kills.get(domain.name, domain.oom_kills or 0)
-    others = sum(
-        runner.peak_bytes
-        for runner in before.runners
-        if (runner.pid, runner.start_ticks) != (past.pid, past.start_ticks) and CONTAINER in runner.domains
-    )
-    return max(0, (domain.capacity_bytes or 0) - others) if rose else 0
+    known = before.domains.get(CONTAINER)
+    available = known.samples[-1][1] if known is not None and known.samples else None
+    return past.peak_bytes + available if rose and available is not None else 0

@@ -29,7 +29,7 @@ def absorb(policy: Policy, state: State, outcome: Outcome) -> State:
     if action is None:
         return state
     outcome = sane.outcome_of(outcome, state.last_tick_at)
-    durable = condemned.after(state.durable, action, outcome, policy)
+    durable = condemned.by_hand(condemned.after(state.durable, action, outcome, policy), action, outcome)
     durable = replace(durable, fruitless_kills=budgets.after(durable.fruitless_kills, action, outcome))
     durable = reopen.after(
         hardcap.after(playbook.after(durable, action, outcome, policy), action, outcome), action, outcome

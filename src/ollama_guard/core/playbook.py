@@ -32,7 +32,7 @@ from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, 
 from ollama_guard.core.runtime import AWAY
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.serving import is_away, named, why_never
-from ollama_guard.core.state import Durable
+from ollama_guard.core.state import Durable, Strike
 from ollama_guard.core.units import seconds_text
 
 # Tries of each step, over all lives of the guard; a start has no end.
@@ -243,7 +243,8 @@ def _condemn_all(durable: Durable, position: Position, now: float, policy: Polic
     """What is to be hidden gets no memory until it is, whoever asks for it first."""
     term = policy.condemned_seconds
     for target in position.targets:
-        durable = condemned.convicted(durable, target.blob, target.names, target.needs_bytes, now, term)
+        verdict = Strike(target.blob, now, target.needs_bytes)
+        durable = condemned.convicted(durable, verdict, target.names, term)
     return durable
 
 

@@ -127,6 +127,7 @@ class Death:
     needs_bytes: int
     held_bytes: int = 0
     domains: tuple[str, ...] = ()
+    context_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

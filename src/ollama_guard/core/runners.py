@@ -42,6 +42,9 @@ GROWTH_STEP_BYTES = 4 * MIB
 # What a load costs until one was measured: seconds, and seconds per GiB (a real Ollama here read 1.5 GiB in
 # 1.6 to 2.8 s). A slower disk is slower for all alike, so the order of worth stays.
 LOAD_PRIOR_SECONDS = 0.3
+# What a runner holds so long (seconds) after its load is what the load needs, with a first answer's buffers.
+# What comes later is the prompt cache (facts 3.3), which the next load begins without.
+FRESH_SECONDS = 60.0
 LOAD_PRIOR_SECONDS_PER_GIB = 1.5
 
 
@@ -50,7 +53,8 @@ class Runner:
     """One proven runner with everything that the ladder judges it by (bytes, boottime seconds).
 
     ``foreseen_source`` says how ``foreseen_bytes`` is known; ``row`` is its own row of the ledger;
-    ``asked_per_day`` is None until the ledger has been kept for a week.
+    ``asked_per_day`` is None until the ledger has been kept for a week; ``loaded_seconds`` have passed since
+    its load was over.
     """
 
     reading: RunnerReading
@@ -65,6 +69,7 @@ class Runner:
     foreseen_source: str = ""
     row: Footprint | None = None
     asked_per_day: float | None = None
+    loaded_seconds: float = 0.0
 
     @property
     def key(self) -> tuple[int, int]:
@@ -107,6 +112,12 @@ class Runner:
         return max(0, self.foreseen_bytes - self.reading.freeable_bytes)
 
     @property
+    def needs_bytes(self) -> int:
+        """What a load of it takes, as far as it is known."""
+        held, ahead = self.reading.freeable_bytes, self.foreseen_bytes
+        return held if ahead is None else max(ahead, held if self.loaded_seconds < FRESH_SECONDS else 0)
+
+    @property
     def title(self) -> str:
         """Every name of the blob, or the blob itself, for sentences."""
         if self.names:
@@ -138,8 +149,8 @@ def remember(
 
 
 def _anew(state: RunnerState, now: float) -> RunnerState:
-    """After a stall: nothing is known of what it did meanwhile, and whether it still loads must be seen."""
-    state = replace(state, cpu=(), busy_since_at=None, grew_at=now)
+    """After a stall: only what it did in all of it will be known, and whether it still loads must be seen."""
+    state = replace(state, cpu=state.cpu[-1:], busy_since_at=None, grew_at=now)
     return state if state.loaded_at is not None else replace(state, first_seen_at=now)
 
 
@@ -256,6 +267,7 @@ def census(policy: Policy, state: State, snapshot: Snapshot) -> tuple[Runner, ..
                 foreseen_source=ahead.source,
                 row=ledger.exact(book, key) if key is not None else None,
                 asked_per_day=ledger.asked_per_day(book, reading.blob or "", snapshot.now) if week else None,
+                loaded_seconds=0.0 if past.loaded_at is None else snapshot.now - past.loaded_at,
             )
         )
     return tuple(views)

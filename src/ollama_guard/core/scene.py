@@ -126,6 +126,9 @@ class Scene:
         expected = expected_seconds(self.policy, self.state.rates, action)
         if action.kind is ActionKind.KILL and self.age(action) < 2 * expected:
             return False
+        at_its_end = 2 * (reading.available_bytes or 0) < self.threshold(reading, Level.CRITICAL)
+        if action.kind is ActionKind.UNLOAD and at_its_end:
+            return self.age(action) > self.policy.post_action_delay_seconds
         left = self.seconds_to_exhaustion(reading)
         return left is not None and max(expected - self.age(action), expected / 2) > left
 

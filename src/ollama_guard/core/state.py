@@ -18,7 +18,8 @@ from ollama_guard.core.recovery import Constrained, HardCapState, Position, Run,
 class Condemned:
     """A blob that had to be aborted or killed twice in ten minutes: killed at birth until ``until_at``.
 
-    ``needs_bytes`` is the least that it is known to need; ``fits_since_at`` when that began to fit.
+    ``needs_bytes`` is what its load is known to need with ``context_tokens``, the smallest context of those
+    that had to go (0 = not told); ``fits_since_at`` when that began to fit.
     """
 
     blob: str
@@ -30,15 +31,17 @@ class Condemned:
     kills: int = 0
     last_asked_at: float = 0.0
     fits_since_at: float | None = None
+    context_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Strike:
-    """One abort or kill of a blob's runner, remembered for ten minutes; ``needs_bytes`` as `Condemned`."""
+    """One abort or kill of a blob's runner, remembered for ten minutes; what it needs as in `Condemned`."""
 
     blob: str
     at: float
     needs_bytes: int = 0
+    context_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ollama_guard.core import condemned, fit, sane
+from ollama_guard.core.foreseen import DEFAULT_CONTEXT_TOKENS
 from ollama_guard.core.model import CONTAINER, CatalogueEntry
 from ollama_guard.core.policy import Protect, spelled
 from ollama_guard.core.quarantined import Hidden
@@ -10,6 +11,7 @@ from ollama_guard.core.recovery import Target
 from ollama_guard.core.runtime import RuntimeReading
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.serving import room_alone_bytes, runtime_of, server_of
+from ollama_guard.core.state import Condemned
 
 # Models that one run hides, the largest first: the state map holds 64 KiB. All names that are known when a
 # model is hidden go with it.
@@ -32,10 +34,26 @@ def container_bytes(scene: Scene) -> int | None:
 
 
 def needs_bytes(scene: Scene, entry: CatalogueEntry) -> int:
-    """The least that a model is known to need: as its load would be judged, or what it was condemned for."""
-    foreseen = fit.newborn(scene, entry).foreseen_bytes or 0
-    records = [r.needs_bytes for r in scene.state.durable.condemned if r.blob == entry.blob]
-    return max(foreseen, *records, 0)
+    """The least that any load of a model is known to need: with the context that Ollama takes by itself.
+
+    What it was condemned for counts if that was with no more context: then no load takes less.
+    """
+    foreseen = fit.newborn(scene, entry, DEFAULT_CONTEXT_TOKENS).foreseen_bytes or 0
+    return max(foreseen, *(_of_any_load(r) for r in _records(scene, entry.blob)), 0)
+
+
+def condemned_needs_bytes(scene: Scene, record: Condemned) -> int:
+    """As `needs_bytes`, of a condemned blob; also where the catalogue does not have it."""
+    entry = next((e for e in scene.snapshot.catalogue if e.blob == record.blob), None)
+    return record.needs_bytes if entry is None else needs_bytes(scene, entry)
+
+
+def _records(scene: Scene, blob: str) -> list[Condemned]:
+    return [record for record in scene.state.durable.condemned if record.blob == blob]
+
+
+def _of_any_load(record: Condemned) -> int:
+    return record.needs_bytes if record.context_tokens <= DEFAULT_CONTEXT_TOKENS else 0
 
 
 def unfit(scene: Scene) -> tuple[Target, ...]:

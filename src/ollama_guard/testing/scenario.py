@@ -56,7 +56,8 @@ class Model:
     """A made-up model process: ``taken`` of ``size`` bytes are in memory; it loads at ``rate`` bytes/s.
 
     ``foreseen`` is what its blob's size says where that is not ``size`` (a cache that is touched lazily);
-    ``inside`` False puts it outside the limited container; ``dies`` False makes it hang in the kernel.
+    ``inside`` False puts it outside the limited container; ``dies`` False makes it hang in the kernel; an
+    ``orphan`` has lost its server, and the API does not reach it.
     """
 
     name: str
@@ -78,6 +79,8 @@ class Model:
     major_faults: int = 0
     gone_at: float | None = None
     expires_at: float | None = None
+    context: int = 4096
+    orphan: bool = False
 
     @property
     def loading(self) -> bool:
@@ -203,12 +206,12 @@ class World:
             pid=model.pid,
             start_ticks=int(model.born_at * 100),
             born_at=model.born_at,
-            server_pid=SERVER_PID,
+            server_pid=None if model.orphan else SERVER_PID,
             proven=True,
             proof="child of the server",
             blob=blob_of(model.name) if model.known else None,
             blob_bytes=(model.foreseen or model.size) if model.known else None,
-            context_tokens=4096,
+            context_tokens=model.context,
             parallel=1,
             anon_bytes=model.taken,
             shmem_bytes=0,

@@ -174,11 +174,12 @@ def test_the_most_that_can_ever_be_kept_fits_into_a_slot(tmp_path: Path) -> None
     at = 1234567.123456789
     full = Durable(next_action_id=2**40, hard_cap=99, hard_cap_at=at, pause_until_at=at, spared=tuple(long))
     for each in blob:
-        full = condemned.convicted(full, each, (long[0][:250], long[1][:250], *long), 2**50, at, 86400.0)
+        verdict = Strike(each, at, 2**50, 2**31)
+        full = condemned.convicted(full, verdict, (long[0][:250], long[1][:250], *long), 86400.0)
     assert len(full.condemned) == condemned.RECORDS_KEPT
     assert all(record.names for record in full.condemned)
     for each in blob:
-        full = replace(full, strikes=(*full.strikes, Strike(each[:-1] + "x", at, 2**50)))
+        full = replace(full, strikes=(*full.strikes, Strike(each[:-1] + "x", at, 2**50, 2**31)))
     text = "y" * runs.TEXT_KEPT
     position = Position(
         Playbook.FREEZE, Step.KILL_SERVER, at, text, "z" * 255, 2**40, 1000, at, failed="y" * 200,
