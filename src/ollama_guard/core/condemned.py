@@ -99,6 +99,8 @@ def after(durable: Durable, action: Action, outcome: Outcome, policy: Policy) ->
     """The durable state after a kill: a strike, maybe a conviction, or one more kill at birth."""
     if action.kind is not ActionKind.KILL or outcome.kind is not OutcomeKind.DONE or action.blob is None:
         return durable
+    if action.orphan:  # nobody had asked for it
+        return durable
     if active(durable, action.blob, outcome.at) is None and action.rung not in (
         Rung.ABORT_LOAD,
         Rung.KILL_RUNNER,

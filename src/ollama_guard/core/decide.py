@@ -175,6 +175,7 @@ def _action(scene: Scene, draft: ladder.Draft, runner: Runner, number: int, requ
         footprint=runner.row.key if runner.row is not None else key_of(runner.reading),
         measured_seconds=measured_unload_seconds(policy, runner),
         cuts_answer=draft.kind is ActionKind.KILL and _is_answering(scene, runner),
+        orphan=runner.is_orphan,
     )
 
 
@@ -187,7 +188,7 @@ def _is_answering(scene: Scene, runner: Runner) -> bool:
 def _commit(scene: Scene, decision: Decision, announced: str) -> State:
     """The state after a decision: what will be done is in flight, the cap follows, ids move on."""
     state, done = scene.state, () if decision.would else decision.actions
-    forced = decision.rung in cap.RELIEF and not any(a.request_id is not None for a in done)
+    forced = decision.rung in cap.RELIEF and not any(a.request_id is not None or a.orphan for a in done)
     soft_cap, quiet = cap.adjust(scene, decision.rung if forced else Rung.NONE, len(done))
     purged = {a.blob: scene.now for a in done if a.kind is ActionKind.PURGE_GHOST and a.blob}
     issued = {str(a.id): state.issued_at.get(str(a.id), scene.now) for a in (*state.in_flight, *done)}

@@ -144,7 +144,7 @@ def newborn(scene: Scene, entry: CatalogueEntry, most_tokens: int | None = None)
         pid=max((r.reading.pid for r in scene.runners), default=1) + 1,
         start_ticks=0,
         born_at=scene.now,
-        server_pid=None,
+        server_pid=next((server.pid for server in scene.snapshot.servers), 0),
         proven=True,
         proof="thought of",
         blob=entry.blob,

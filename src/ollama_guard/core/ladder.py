@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ollama_guard.core import budgets, condemned, loads, reclaim, victims
+from ollama_guard.core import budgets, condemned, loads, orphans, reclaim, victims
 from ollama_guard.core.model import (
+    HOST,
     Action,
     ActionKind,
     Activity,
@@ -55,6 +56,12 @@ def choose(scene: Scene) -> Draft:
         names = ", ".join(runner.title for runner in doomed)
         reason = f"{names} {'is' if len(doomed) == 1 else 'are'} condemned: killed at birth"
         return Draft(Rung.ABORT_LOAD, reason, ActionKind.KILL, tuple(doomed), "host")
+    orphan = orphans.find(scene)
+    if orphan is not None:
+        idle = seconds_text(orphan.idle_seconds)
+        gone = f"the server of {orphan.title} is gone, so nobody can ask it, and it has been idle for {idle}"
+        reason = f"{gone}: kill it, it holds {bytes_text(orphan.memory_bytes)}"
+        return Draft(Rung.KILL_RUNNER, reason, ActionKind.KILL, (orphan,), (*orphan.reading.domains, HOST)[0])
     verdict = loads.judge(scene)
     if verdict is not None:
         return Draft(verdict.rung, verdict.reason, verdict.kind, verdict.targets, verdict.domain)

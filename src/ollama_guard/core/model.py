@@ -285,9 +285,9 @@ class Action:
     ``expected_bytes`` should come back by ``deadline_at`` (boottime seconds); ``needs_bytes`` is the
     least that the blob is known to need when loaded. ``footprint`` is the victim's row of the ledger,
     ``measured_seconds`` how long unloads of it took (None: never measured); with ``cuts_answer`` somebody is
-    being answered. On a server: ``runtime`` is its name, ``environment`` all lines that its environment
-    file is to have (nothing else stays in it), ``limits`` those of its cgroup. ``cgroup`` is the directory
-    whose page cache is reclaimed.
+    being answered; an ``orphan`` has lost its server. On a server: ``runtime`` is its name, ``environment``
+    all lines that its environment file is to have (nothing else stays in it), ``limits`` those of its cgroup.
+    ``cgroup`` is the directory whose page cache is reclaimed.
     """
 
     id: int
@@ -307,6 +307,7 @@ class Action:
     footprint: FootprintKey | None = None
     measured_seconds: float | None = None
     cuts_answer: bool = False
+    orphan: bool = False
     runtime: str = ""
     cgroup: str = ""
     environment: tuple[tuple[str, str], ...] = ()

@@ -118,6 +118,11 @@ class Runner:
         return held if ahead is None else max(ahead, held if self.loaded_seconds < FRESH_SECONDS else 0)
 
     @property
+    def is_orphan(self) -> bool:
+        """Whether its server is gone."""
+        return self.reading.server_pid is None
+
+    @property
     def title(self) -> str:
         """Every name of the blob, or the blob itself, for sentences."""
         if self.names:

@@ -78,8 +78,9 @@ class Scene:
         return [runner for runner in self.runners if name in runner.reading.domains]
 
     def can_unload(self, runner: Runner) -> bool:
-        """Whether the API can be asked: it answers, knows a name, and honoured the last request."""
-        return bool(runner.names) and self.api_usable() and not self.unhonoured(runner.reading.blob)
+        """Whether the API can be asked: it answers, knows it by a name, and honoured the last request."""
+        known = bool(runner.names) and not runner.is_orphan
+        return known and self.api_usable() and not self.unhonoured(runner.reading.blob)
 
     def api_usable(self) -> bool:
         """Whether ``hands`` live and Ollama answered lately."""
