@@ -212,7 +212,7 @@ class LoadedModel:
 class CatalogueEntry:
     """One installed local model blob and every name that it goes by.
 
-    ``kv_bytes_per_token`` is 2 x blocks x kv_heads x head_dim x 2 (f16), facts 3.4; None if unknown.
+    ``kv_bytes_per_token`` is what each further token adds for sure, as f16 (facts 3.4); None if unknown.
     """
 
     blob: str

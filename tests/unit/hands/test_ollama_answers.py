@@ -162,15 +162,31 @@ def test_the_weights_are_the_first_from_line_and_the_cache_has_the_formula_s_siz
     assert shown.training_context == 8192
 
 
-def test_heads_per_layer_count_the_least_that_has_a_cache() -> None:
-    info = {
-        **SHOW["model_info"],
-        "llama.attention.head_count_kv": [0, 8, 2],
-        "llama.attention.head_count": [9, 9, 9],
-    }
-    shown = answers.shown_of({**SHOW, "model_info": info})
+def per_token(architecture: str = "llama", **attention: Any) -> int | None:
+    """The cache of one token of SHOW's model with other words about its attention."""
+    info = {key.replace("llama.", f"{architecture}."): value for key, value in SHOW["model_info"].items()}
+    info |= {f"{architecture}.attention.{key}": value for key, value in attention.items()}
+    shown = answers.shown_of({**SHOW, "model_info": info | {"general.architecture": architecture}})
     assert shown is not None
-    assert shown.kv_bytes_per_token == 2 * 30 * 2 * (576 // 9) * 2
+    return shown.kv_bytes_per_token
+
+
+def test_only_layers_that_have_a_cache_count_each_with_its_own_heads() -> None:
+    assert per_token(head_count_kv=[0, 8, 2], head_count=[9, 9, 9]) == 2 * (8 + 2) * (576 // 9) * 2
+
+
+def test_the_lengths_of_keys_and_values_are_taken_where_they_are_told() -> None:
+    """They are not always the width over the heads: half or twice as much in some."""
+    assert per_token(key_length=128, value_length=64) == 30 * 3 * (128 + 64) * 2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "every"), [("gemma3", 6), ("gemma2", 2), ("gptoss", 2), ("llama", 1)]
+)
+def test_layers_that_look_back_a_window_only_do_not_grow(architecture: str, every: int) -> None:
+    whole = 2 * 30 * 3 * (576 // 9) * 2
+    assert per_token(architecture, sliding_window=1024) == whole // every
+    assert per_token(architecture) == whole
 
 
 @pytest.mark.parametrize(

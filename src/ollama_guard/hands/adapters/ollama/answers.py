@@ -27,7 +27,9 @@ _TIME = re.compile(
 )
 # Bytes per element of the f16 cache, and the two caches (keys and values), facts 3.4.
 _F16_BYTES = 2
-_CACHES = 2
+# One layer in so many looks back at all tokens, the others at a window of a thousand or so (llama.cpp,
+# `set_swa_pattern` of each architecture).
+_FULL_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gpt-oss": 2, "gptoss": 2, "llama4": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +156,28 @@ def modelfile_of(answer: Any) -> str:
 
 
 def _kv_bytes_per_token(info: dict[str, Any], architecture: Any) -> int | None:
-    """2 x blocks x kv_heads x head_dim x 2 (facts 3.4); layers of 0 heads have no cache."""
+    """Full layers x kv_heads x (key + value length) x 2 (facts 3.4): what each further token adds for sure.
+
+    Layers of 0 heads have no cache, and those that look back a window only, no more than the window's.
+    """
+    attention = f"{architecture}.attention"
     blocks = _positive(info.get(f"{architecture}.block_count"))
     width = _positive(info.get(f"{architecture}.embedding_length"))
-    heads = _heads(info.get(f"{architecture}.attention.head_count"))
-    kv_heads = _heads(info.get(f"{architecture}.attention.head_count_kv"))
+    heads, kv_heads = (
+        _heads(info.get(f"{attention}.head_count")),
+        _heads(info.get(f"{attention}.head_count_kv")),
+    )
     if blocks is None or width is None or not heads or not kv_heads:
         return None
-    return min(_CACHES * blocks * min(kv_heads) * (width // max(heads)) * _F16_BYTES, _LARGEST)
+    listed = isinstance(info.get(f"{attention}.head_count_kv"), list)
+    all_heads = sum(kv_heads[:blocks]) if listed else blocks * kv_heads[0]
+    head_width = width // max(heads)
+    key = _positive(info.get(f"{attention}.key_length")) or head_width
+    value = _positive(info.get(f"{attention}.value_length")) or head_width
+    every = _FULL_EVERY.get(str(architecture), 1)
+    if _positive(info.get(f"{attention}.sliding_window")) is None:
+        every = 1
+    return min(max(1, all_heads // every) * (key + value) * _F16_BYTES, _LARGEST)
 
 
 def _heads(value: Any) -> list[int]:
