@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from ollama_guard.core.model import ActionKind, Level, Request, Rung
-from ollama_guard.core.policy import GIB, MIB, Authority, OllamaPolicy, Policy
+from ollama_guard.core import hiding
+from ollama_guard.core.model import ActionKind, Level, Preference, Request, Rung
+from ollama_guard.core.policy import GIB, MIB, Authority, ModelRule, OllamaPolicy, Policy, QuarantinePolicy
+from ollama_guard.core.quarantined import Hidden, QuarantineEntry, StoreReading
+from ollama_guard.core.recovery import Ending
+from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import Condemned
-from ollama_guard.testing.scenario import Model, World
+from ollama_guard.testing.scenario import Model, World, blob_of
 from ollama_guard.testing.served import Served
 
 OWNERS_WORD = Policy(ollama=OllamaPolicy(authority=Authority.SERVER))
@@ -168,3 +172,26 @@ def test_an_unload_that_drags_on_at_the_end_of_memory_is_not_waited_for() -> Non
     assert (Rung.KILL_RUNNER, ("idle",)) in world.acted()
     assert any(a.kind is ActionKind.UNLOAD for d in world.decisions for a in d.actions)
     assert world.model("busy")
+
+
+def test_a_model_that_the_owner_wants_let_be_is_not_hidden() -> None:
+    """`omit` is hands off below critical: a model that is not there for clients would be more than that."""
+    models = {"chat": ModelRule(Preference.OMIT)}
+    world = world_of(replace(OWNERS_WORD, models=models))
+    world.load("chat", 9 * GIB)
+    world.models = []
+    assert world.served is not None
+    world.served.ill, world.served.process_state = True, "T"
+    world.play(200)
+    (run,) = world.state.durable.runs
+    assert run.ending is Ending.DONE
+    assert hidden(world) == ()
+
+
+def test_a_hidden_model_whose_note_is_lost_comes_back_by_its_files_size() -> None:
+    lost = QuarantineEntry("chat", "quarantine/chat", blob_of("chat"), Hidden.OFFLINE, 1.7e9, 3 * GIB)
+    world = world_of(replace(OWNERS_WORD, quarantine=QuarantinePolicy(restore=True)))
+    scene = Scene(
+        world.policy, world.state, replace(world.snapshot(), store=StoreReading(entries=(lost,))), ()
+    )
+    assert hiding.fits_since(scene) == {"chat": world.now}

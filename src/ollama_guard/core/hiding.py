@@ -87,16 +87,21 @@ def to_restore(scene: Scene) -> Action | None:
             deadline_at=scene.now + DEADLINE_SECONDS,
             model=entry.name,
             names=(entry.name,),
-            needs_bytes=entry.needs_bytes,
-            reason=f"bring {entry.name} back: it needs {bytes_text(entry.needs_bytes)}, which has fitted "
+            needs_bytes=_needs_bytes(entry),
+            reason=f"bring {entry.name} back: it needs {bytes_text(_needs_bytes(entry))}, which has fitted "
             f"for {fitted}",
         )
     return None
 
 
 def _would_fit(scene: Scene, entry: QuarantineEntry) -> bool:
-    hidden = entry.how is not Hidden.DELETED and not entry.returned
-    return hidden and entry.needs_bytes > 0 and fits_alone(scene, entry.needs_bytes)
+    hidden, needs = entry.how is not Hidden.DELETED and not entry.returned, _needs_bytes(entry)
+    return hidden and needs > 0 and fits_alone(scene, needs)
+
+
+def _needs_bytes(entry: QuarantineEntry) -> int:
+    """As written down, else its file's size: the note of its need may be lost."""
+    return entry.needs_bytes or entry.size_bytes or 0
 
 
 def _waits(scene: Scene, kind: ActionKind, about: str) -> bool:

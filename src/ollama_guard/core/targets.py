@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ollama_guard.core import condemned, fit, sane
 from ollama_guard.core.foreseen import DEFAULT_CONTEXT_TOKENS
-from ollama_guard.core.model import CONTAINER, CatalogueEntry
+from ollama_guard.core.model import CONTAINER, CatalogueEntry, Preference
 from ollama_guard.core.policy import Protect, spelled
 from ollama_guard.core.quarantined import Hidden
 from ollama_guard.core.recovery import Target
@@ -88,7 +88,8 @@ def is_spared(scene: Scene, target: Target) -> bool:
     spared = {spelled(name) for name in scene.state.durable.spared}
     if any(spelled(name) in spared for name in target.names):
         return True
-    return scene.policy.rule_of(target.names).protect is Protect.ALWAYS
+    rule = scene.policy.rule_of(target.names)
+    return rule.preference is Preference.OMIT or rule.protect is Protect.ALWAYS
 
 
 def is_hidden(scene: Scene, target: Target) -> bool:
