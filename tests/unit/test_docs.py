@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ollama_guard.control.apps import VERBS
 from ollama_guard.settings.compiler import compile_text
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,12 @@ def test_the_man_page_tells_of_every_command() -> None:
     assert "run" in commands
     for command in commands:
         assert rf".SS \fB{command}\fR" in page.replace(r"\-", "-")
+
+
+def test_who_may_act_is_told_of_every_act() -> None:
+    """Whoever adds somebody to the group of `control.sock` reads what that allows."""
+    told = (ROOT / "docs" / "install.md").read_text(encoding="utf-8").partition("# everything that acts\n")[2]
+    assert set(VERBS) <= set(re.findall("`([a-z]+)", told.partition("\n## ")[0]))
 
 
 def anchors(document: Path) -> set[str]:
