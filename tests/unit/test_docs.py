@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ollama_guard.control.apps import VERBS
+from ollama_guard.core.model import Condition, Rung
 from ollama_guard.settings.compiler import compile_text
 
 ROOT = Path(__file__).parents[2]
@@ -77,13 +78,33 @@ def test_the_examples_of_a_configuration_are_right() -> None:
         compile_text(example, "the example")
 
 
+def test_the_ladder_is_told_rung_by_rung() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    ladder = text.partition("## The ladder")[2].partition("\n## ")[0]
+    rows = " ".join(re.findall(r"^\| (.*?) \|", ladder, re.MULTILINE))
+    assert set(re.findall("`(.*?)`", rows)) == {rung.value for rung in Rung}
+
+
 def test_the_architecture_names_every_module_of_the_brain() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     brain = text.partition("## The brain")[2].partition("\n## ")[0]
-    named = {
+    named = [
         word
         for row in re.findall(r"^\| (`.*?) \|", brain, re.MULTILINE)
         for word in re.findall("`(.*?)`", row)
-    }
+    ]
     modules = {path.stem for path in (ROOT / "src" / "ollama_guard" / "core").glob("[!_]*.py")}
-    assert named == modules
+    assert sorted(named) == sorted(modules), "each once"
+
+
+def test_the_architecture_names_every_adapter() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| `hands/adapters/` \|(.*)\|$", text, re.MULTILINE)
+    there = (ROOT / "src" / "ollama_guard" / "hands" / "adapters").glob("[!_]*")
+    assert set(re.findall("`(.*?)`", row)) == {path.stem for path in there}
+
+
+def test_the_architecture_names_every_condition() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| `conditions` \|(.*)\|$", text, re.MULTILINE)
+    assert set(re.findall("`(.*?)`", row)) == {condition.value for condition in Condition}
