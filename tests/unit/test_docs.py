@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs.generate.__main__ import dated
+from docs.generate.markup import UNDATED
 
+from ollama_guard.cli import leftovers, written
 from ollama_guard.control.apps import VERBS
 from ollama_guard.core.model import Condition, Rung
+from ollama_guard.hands import environment, remembered
 from ollama_guard.settings.compiler import compile_text
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +49,26 @@ def test_the_man_page_tells_of_every_command() -> None:
     assert "run" in commands
     for command in commands:
         assert rf".SS \fB{command}\fR" in page.replace(r"\-", "-")
+
+
+def test_the_man_page_tells_of_every_file_in_the_state_directory() -> None:
+    page = (ROOT / "docs" / "man" / "ollama-guard.8").read_text(encoding="utf-8").replace("\\-", "-")
+    files = page.partition(".SH FILES")[2].partition(".SH ")[0]
+    kept = [
+        remembered.LIMITS_NAME, remembered.RUNTIMES_NAME, remembered.STOPPED_NAME, leftovers.BOOK_FILE,
+        f"{environment.FOLDER}/{environment.NAME}", "alerts/", "traces/", "footprints.sqlite",
+        "last-good.toml", "policy.json", "public/status.json",
+    ]  # fmt: skip
+    assert [name for name in kept if f"/var/lib/ollama-guard/{name}" not in files] == []
+    assert str(written.RECORD) in files
+
+
+def test_a_man_page_has_the_date_of_its_last_change() -> None:
+    made = f'.TH X 8 {UNDATED} "x 1"\nnew\n'
+    old = '.TH X 8 2026-01-02 "x 1"\nold\n'
+    new = dated(made, old, "2026-03-04")
+    assert new == made.replace(UNDATED, "2026-03-04")
+    assert dated(made, new, "2026-05-06") == new
 
 
 def test_who_may_act_is_told_of_every_act() -> None:
