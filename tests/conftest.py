@@ -43,6 +43,7 @@ WORKERS_PER_CORE, WORKERS_MOST, WORKER_BYTES = 3, 6, 7 * GIB // 2
 """For `-n auto`: the tests mostly wait for their programs, and the few largest take a machine of 4 GiB."""
 
 _HERE = Path(__file__).parent
+_VM = _HERE / "vm"
 _unavailable_key = pytest.StashKey[dict[str, str]]()
 _installation_key = pytest.StashKey[Installation | BedUnavailable]()
 
@@ -63,10 +64,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the virtual machine to who names its folder: emulated, it takes half an hour."""
-    if collection_path != _HERE / "vm":
-        return None
-    return not any(Path(name).resolve().is_relative_to(collection_path) for name in config.args) or None
+    """Leave the virtual machine to who names its folder or requires it: emulated, it takes half an hour."""
+    return True if collection_path == _VM and _vm_left_out(config) else None
+
+
+def _vm_left_out(config: pytest.Config) -> bool:
+    """Whether only a folder around it was named."""
+    named = [Path(name.partition("::")[0]).resolve() for name in config.args]
+    meant = any(path.is_relative_to(_VM) for path in named) or "vm" in _required()
+    return not meant and any(_VM.is_relative_to(path) for path in named)
+
+
+def _required() -> list[str]:
+    return os.environ.get("OLLAMA_GUARD_REQUIRE", "").split(",")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -152,6 +162,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             f"tier {tier}: some or all tests were left out here, since {reason}", yellow=True
         )
+    if _vm_left_out(config):
+        terminalreporter.write_line(
+            "tier vm: not part of `make test`, since it takes half an hour; `make test-vm` runs it",
+            yellow=True,
+        )
 
 
 def _tier(item: pytest.Item | pytest.Function) -> str:
@@ -166,7 +181,7 @@ def _story(item: pytest.Item) -> str:
 
 def _give_up(request: pytest.FixtureRequest, problem: BedUnavailable) -> NoReturn:
     tier = _tier(request.node)
-    if tier in os.environ.get("OLLAMA_GUARD_REQUIRE", "").split(","):
+    if tier in _required():
         pytest.fail(f"the tier {tier} is required (OLLAMA_GUARD_REQUIRE), but {problem}", pytrace=False)
     request.config.stash[_unavailable_key][tier] = str(problem)
     pytest.skip(f"{tier}: {problem}")

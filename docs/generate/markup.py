@@ -11,14 +11,17 @@ import ollama_guard
 WIDTH = 110  # characters: as the sources
 ROFF_WIDTH = 79  # characters: `mandoc -T lint` warns of lines longer than 80 bytes
 
+UNDATED = "YYYY-MM-DD"
+"""Where a man page has the date of its last change, which `docs.generate` puts there when it is written."""
+
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def filled(template: str, parts: dict[str, str]) -> str:
     """A template with each of its ``@NAME@`` replaced; one that is left over, or not there, is an error."""
     text = (_TEMPLATES / template).read_text(encoding="utf-8")
-    for name, part in (parts | {"VERSION": ollama_guard.__version__}).items():
-        if f"@{name}@" not in text and name != "VERSION":
+    for name, part in (parts | {"VERSION": ollama_guard.__version__, "DATE": UNDATED}).items():
+        if f"@{name}@" not in text and name in parts:
             raise LookupError(f"{template} has no place @{name}@")
         text = text.replace(f"@{name}@", part.rstrip("\n"))
     left = re.search(r"@[A-Z]+@", text)

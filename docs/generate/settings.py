@@ -73,7 +73,9 @@ def reference() -> str:
 
 def _markdown_row(key: Key) -> str:
     default = f"`{key.default}`" if key.default else "not set"
-    return f"| `{key.name}` | {default} | {cell(key.allowed)} | {cell(key.text)} |"
+    shows_none = key.example.startswith('"') and '"' not in key.allowed
+    allowed = f"{key.allowed}, such as `{key.example}`" if shows_none else key.allowed
+    return f"| `{key.name}` | {default} | {cell(allowed)} | {cell(key.text)} |"
 
 
 def man_page() -> str:

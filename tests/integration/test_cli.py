@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
 
 import ollama_guard
+from ollama_guard.cli.app import app
 from ollama_guard.control.apps import Answer, control_app, status_app
 from ollama_guard.control.sockets import Face
 from ollama_guard.core.codec import from_plain
 from ollama_guard.core.policy import CapPolicy, Policy
 
-COMMANDS = (
-    "run", "once", "status", "top", "models", "fit", "healthcheck", "check-config", "unload", "pause",
-    "resume", "replay", "init", "doctor", "release",
-)  # fmt: skip
 MAIN = "from ollama_guard.cli import main; main()"
 NOBODY = 65534
 
@@ -111,12 +110,32 @@ def one_sentence(result: subprocess.CompletedProcess[str]) -> str:
     return result.stderr
 
 
-def test_help_teaches_with_examples(guard: Guard) -> None:
+def commands() -> list[tuple[str, ...]]:
+    """Every command of the program by its words, those of a group after it."""
+    root = get_command(app).commands  # type: ignore[attr-defined]
+    return [
+        words
+        for name, command in root.items()
+        for words in [(name,), *((name, inner) for inner in getattr(command, "commands", ()))]
+    ]
+
+
+def test_the_overview_tells_of_each_command_in_one_whole_sentence(guard: Guard) -> None:
     overview = guard("--help")
     assert overview.returncode == 0
-    for command in COMMANDS:
-        assert f"  {command} " in overview.stdout
-        assert f"  ollama-guard {command}" in guard(command, "--help").stdout + overview.stdout
+    listed = overview.stdout.partition("Commands:\n")[2]
+    for name, *_ in commands():
+        (summary,) = re.findall(rf"^  {name} +(.*)$", listed, re.MULTILINE)
+        assert summary.endswith((".", "?")), summary
+        assert not summary.endswith("..."), summary
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_the_help_of_a_command_teaches_with_an_example(command: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [*command, "--help"])
+    assert shown.exit_code == 0
+    example = rf"^ +(sudo )?ollama-guard {' '.join(command)}\b"
+    assert re.search(example, shown.stdout.partition("Options:")[0], re.MULTILINE), shown.stdout
 
 
 def test_the_version_is_told(guard: Guard) -> None:

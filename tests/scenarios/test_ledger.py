@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,21 @@ def squeezed(world: World) -> World:
 
 def told(world: World) -> str:
     return next(decision.reason for decision in world.decisions if decision.actions)
+
+
+def test_the_sentence_says_what_goes_and_how_much_is_needed() -> None:
+    """One model alone with its size; of several what they come to as well."""
+    size = r"[\d.]+ [MG]iB"
+    one = rf": unload often \(idle \d+ s, 1\.2 GiB\), since {size} are needed; the longest unused first$"
+    assert re.search(one, told(squeezed(two_idle_ones(Ledger()))))
+    world = World(other=200 * MIB)
+    world.load("a", 300 * MIB)
+    world.load("b", 300 * MIB)
+    world.play(10)
+    world.other = 3000 * MIB
+    world.play(15)
+    both = rf": unload \w \(idle .*?\), \w \(idle .*?\), 600 MiB together, since {size} are needed$"
+    assert re.search(both, told(world))
 
 
 def test_before_a_week_the_longest_unused_goes() -> None:

@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from docs.generate.__main__ import dated
+from docs.generate.markup import UNDATED
 
+from ollama_guard.cli import leftovers, written
+from ollama_guard.control.apps import VERBS
+from ollama_guard.core.model import Condition, Rung
+from ollama_guard.hands import environment, remembered
 from ollama_guard.settings.compiler import compile_text
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +51,32 @@ def test_the_man_page_tells_of_every_command() -> None:
         assert rf".SS \fB{command}\fR" in page.replace(r"\-", "-")
 
 
+def test_the_man_page_tells_of_every_file_in_the_state_directory() -> None:
+    page = (ROOT / "docs" / "man" / "ollama-guard.8").read_text(encoding="utf-8").replace("\\-", "-")
+    files = page.partition(".SH FILES")[2].partition(".SH ")[0]
+    kept = [
+        remembered.LIMITS_NAME, remembered.RUNTIMES_NAME, remembered.STOPPED_NAME, leftovers.BOOK_FILE,
+        f"{environment.FOLDER}/{environment.NAME}", "alerts/", "traces/", "footprints.sqlite",
+        "last-good.toml", "policy.json", "public/status.json",
+    ]  # fmt: skip
+    assert [name for name in kept if f"/var/lib/ollama-guard/{name}" not in files] == []
+    assert str(written.RECORD) in files
+
+
+def test_a_man_page_has_the_date_of_its_last_change() -> None:
+    made = f'.TH X 8 {UNDATED} "x 1"\nnew\n'
+    old = '.TH X 8 2026-01-02 "x 1"\nold\n'
+    new = dated(made, old, "2026-03-04")
+    assert new == made.replace(UNDATED, "2026-03-04")
+    assert dated(made, new, "2026-05-06") == new
+
+
+def test_who_may_act_is_told_of_every_act() -> None:
+    """Whoever adds somebody to the group of `control.sock` reads what that allows."""
+    told = (ROOT / "docs" / "install.md").read_text(encoding="utf-8").partition("# everything that acts\n")[2]
+    assert set(VERBS) <= set(re.findall("`([a-z]+)", told.partition("\n## ")[0]))
+
+
 def anchors(document: Path) -> set[str]:
     """The headings as a link names them."""
     heads = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
@@ -70,13 +102,33 @@ def test_the_examples_of_a_configuration_are_right() -> None:
         compile_text(example, "the example")
 
 
+def test_the_ladder_is_told_rung_by_rung() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    ladder = text.partition("## The ladder")[2].partition("\n## ")[0]
+    rows = " ".join(re.findall(r"^\| (.*?) \|", ladder, re.MULTILINE))
+    assert set(re.findall("`(.*?)`", rows)) == {rung.value for rung in Rung}
+
+
 def test_the_architecture_names_every_module_of_the_brain() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     brain = text.partition("## The brain")[2].partition("\n## ")[0]
-    named = {
+    named = [
         word
         for row in re.findall(r"^\| (`.*?) \|", brain, re.MULTILINE)
         for word in re.findall("`(.*?)`", row)
-    }
+    ]
     modules = {path.stem for path in (ROOT / "src" / "ollama_guard" / "core").glob("[!_]*.py")}
-    assert named == modules
+    assert sorted(named) == sorted(modules), "each once"
+
+
+def test_the_architecture_names_every_adapter() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| `hands/adapters/` \|(.*)\|$", text, re.MULTILINE)
+    there = (ROOT / "src" / "ollama_guard" / "hands" / "adapters").glob("[!_]*")
+    assert set(re.findall("`(.*?)`", row)) == {path.stem for path in there}
+
+
+def test_the_architecture_names_every_condition() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| `conditions` \|(.*)\|$", text, re.MULTILINE)
+    assert set(re.findall("`(.*?)`", row)) == {condition.value for condition in Condition}

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ollama_guard.core.events import EVENT_NAMES
+from ollama_guard.core.model import ActionKind
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "src" / "ollama_guard" / part for part in ("core", "sentinel", "hands")]
+ASKING = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "docs" / "man" / "ollama-guard.8"]
+ENVIRONMENT = {"LOG", "REQUIRE", "CACHE"}
 PRIORITIES = {"info", "notice", "warning", "error"}
 
 Function = ast.FunctionDef | ast.Module
@@ -37,17 +40,19 @@ def own(function: Function) -> Iterator[ast.AST]:
 
 def event_of(call: ast.Call) -> str:
     """The event's name, if the call writes one; `sentinel.selftest` has a short form for its findings."""
-    if isinstance(call.func, ast.Name) and call.func.id == "say":
-        return "guard.tested"
-    return text(call.args[0]) if call.args else ""
+    name = text(call.args[0]) if call.args else ""
+    in_short = isinstance(call.func, ast.Name) and call.func.id == "say" and name not in EVENT_NAMES
+    return "guard.tested" if in_short else name
 
 
 def fields_of(call: ast.Call, function: Function) -> set[str]:
-    """Of ``Event(name, sentence, priority, fields)``, or of ``log().warning(name, message=…, **fields)``."""
-    if isinstance(call.func, ast.Attribute) and call.func.attr in PRIORITIES:
-        return {word.arg for word in call.keywords if word.arg} - {"message"}
-    if isinstance(call.func, ast.Name) and call.func.id == "say":
-        return {word.arg for word in call.keywords if word.arg} - {"may", "sentence"}
+    """Of ``Event(name, sentence, priority, fields)``, or of ``log().warning(name, message=…, **fields)``.
+
+    Where the code chooses between two priorities first, that method is called ``say`` too.
+    """
+    given_by_word = isinstance(call.func, ast.Name) and call.func.id == "say"
+    if given_by_word or (isinstance(call.func, ast.Attribute) and call.func.attr in PRIORITIES):
+        return {word.arg for word in call.keywords if word.arg} - {"message", "may", "sentence"}
     given = call.args[3:4] + [word.value for word in call.keywords if word.arg == "fields"]
     return {key for node in given for key in keys_of(node, function)}
 
@@ -75,6 +80,22 @@ def told() -> dict[str, set[str]]:
     document = (ROOT / "docs" / "journal.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([a-z]+\.[a-z]+)` \|[^|]*\|([^|]*)\|$", document, re.MULTILINE)
     return {name: set(" ".join(re.findall("`([^`]*)`", fields)).split()) for name, fields in rows}
+
+
+def asked() -> list[tuple[str, str]]:
+    """What people are told to ask the journal for, (field, value): "" where any will do."""
+    asking = (path.read_text(encoding="utf-8") for path in ASKING)
+    return re.findall(r"OLLAMA_GUARD_([A-Z_]+)\b(?:=([a-z_.]+))?", "\n".join(asking))
+
+
+def test_what_people_are_told_to_ask_for_is_what_is_written() -> None:
+    """Each event, each field, and each step; OLLAMA_GUARD_LOG and the like are no fields."""
+    fields = {field.upper() for fields in told().values() for field in fields} | {"EVENT"}
+    questions = [(field, value) for field, value in asked() if field not in ENVIRONMENT]
+    assert len(questions) > 20
+    assert {field for field, _ in questions} <= fields
+    assert {value for field, value in questions if field == "EVENT" and value} <= set(told())
+    assert {value for field, value in questions if field == "STEP"} <= {kind.value for kind in ActionKind}
 
 
 def test_the_journal_document_tells_of_every_event_and_its_fields() -> None:

@@ -38,7 +38,7 @@ def healthcheck(
     runtime_dir: RuntimeDirOption = None,
     state_dir: StateDirOption = None,
 ) -> None:
-    """Is the guard well? Exit code 0 healthy, 1 unhealthy, and one line why.
+    """Is the guard well? Exit code 0 yes, 1 no, and one line why.
 
     \b
       ollama-guard healthcheck

@@ -26,7 +26,7 @@ def init(
     state_dir: StateDirOption = None,
     root: Annotated[Path | None, ROOT] = None,
 ) -> None:
-    """Look at this machine, and say what suits it: a configuration, and bounds that prevent most freezes.
+    """What suits this machine, and prevents most freezes.
 
     \b
       ollama-guard init                what it would be, and why; nothing is written

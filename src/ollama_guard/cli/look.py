@@ -78,7 +78,9 @@ def top(
     runtime_dir: RuntimeDirOption = None,
     state_dir: StateDirOption = None,
 ) -> None:
-    """Watch the running guard, live: memory and its thresholds, models, decisions, who holds memory.
+    """Watch the running guard, live.
+
+    Memory and its thresholds, models, decisions, who holds memory.
 
     \b
       ollama-guard top

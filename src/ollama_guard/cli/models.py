@@ -38,7 +38,7 @@ def models(
     runtime_dir: RuntimeDirOption = None,
     state_dir: StateDirOption = None,
 ) -> None:
-    """Every installed model: what it takes, and whether it would fit now.
+    """What each installed model takes, and whether it fits now.
 
     \b
       ollama-guard models
@@ -66,7 +66,7 @@ def fit(
     runtime_dir: RuntimeDirOption = None,
     state_dir: StateDirOption = None,
 ) -> None:
-    """Would a model fit if it were asked for now, and if not, what would have to go?
+    """Would a model fit now, and if not, who would have to go?
 
     \b
       ollama-guard fit llama3.1:8b

@@ -10,12 +10,16 @@ import typer
 from ollama_guard.cli.options import ConfigOption, JsonOption, RuntimeDirOption, StateDirOption, places
 from ollama_guard.core.policy import NotifyPolicy
 
+HELP = """Whether alerts reach you.
+
+\b
+  ollama-guard notify test
+"""
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(
-        name="notify", help="Whether alerts reach you.", no_args_is_help=True, rich_markup_mode=None
-    )
+    group = typer.Typer(name="notify", help=HELP, no_args_is_help=True, rich_markup_mode=None)
     group.callback()(_only_a_group)
     group.command("test")(send_test)
     app.add_typer(group)

@@ -39,7 +39,7 @@ def playbook(
     runtime_dir: RuntimeDirOption = None,
     state_dir: StateDirOption = None,
 ) -> None:
-    """Recoveries: what there is, what each step would really do here, and one by hand.
+    """What a recovery would do here, step by step; run one.
 
     \b
       ollama-guard playbook list

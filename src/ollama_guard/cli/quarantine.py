@@ -21,7 +21,7 @@ HOW = {"offline": "renamed", "api": "copied", "deleted": "deleted"}
 
 group = typer.Typer(
     name="quarantine",
-    help="""Models that are hidden from clients: nothing is deleted, and each can be brought back.
+    help="""Hide models from clients, without losing them.
 
 \b
   ollama-guard quarantine list
@@ -29,7 +29,7 @@ group = typer.Typer(
   ollama-guard quarantine restore llama3.1:70b
 
 A hidden model keeps its files; only its name has moved. Clients that ask for it are told that it is not
-found. Without the guard, `mv` brings it back: see docs/quarantine.md.
+found. It can be brought back at any time, without the guard by `mv`: see docs/quarantine.md.
 """,
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -43,15 +43,16 @@ def release(
     root: Annotated[Path | None, ROOT] = None,
     wait: Annotated[str, WAIT] = "2min",
 ) -> None:
-    """Undo everything that the guard ever set: files, constraints, limits, hidden models.
+    """Undo everything that the guard ever set.
 
     \b
       sudo ollama-guard release
 
-    One line for each thing that was undone. First by the running guard, if there is one; then what `init`
-    wrote: each file becomes what it was before, or loses our lines if it was edited since. Nothing else is
-    touched, and nothing is restarted: what Ollama was started with holds until its next start. A recovery
-    that goes on is waited for, and an Ollama that a guard which is gone has left stopped is started.
+    Files, constraints, limits, hidden models: one line for each thing that was undone. First by the
+    running guard, if there is one; then what `init` wrote: each file becomes what it was before, or loses
+    our lines if it was edited since. Nothing else is touched, and nothing is restarted: what Ollama was
+    started with holds until its next start. A recovery that goes on is waited for, and an Ollama that a
+    guard which is gone has left stopped is started.
 
     Exit code 1 if something could not be undone; its line then ends with the command that does it.
     """

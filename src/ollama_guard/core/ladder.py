@@ -107,7 +107,8 @@ def _bring(scene: Scene, reading: DomainReading, level: Level, need: int, facts:
         total = sum(runner.memory_bytes for runner in chosen)
         listed = ", ".join(_describe(runner) for runner in chosen)
         order = victims.order_text(scene, reading.name, len(chosen))
-        reason = f"{facts}: unload {listed}, {bytes_text(total)} for the {bytes_text(need)} wanted{order}"
+        together = f", {bytes_text(total)} together" if len(chosen) > 1 else ""
+        reason = f"{facts}: unload {listed}{together}, since {bytes_text(need)} are needed{order}"
         return Draft(Rung.UNLOAD_IDLE, reason, ActionKind.UNLOAD, tuple(chosen), reading.name)
     if level is Level.CRITICAL:
         return _kill(scene, reading, need, facts)
@@ -160,7 +161,9 @@ def _kill(scene: Scene, reading: DomainReading, need: int, facts: str) -> Draft:
         return Draft(Rung.HOLD, f"{facts}: hold, {refusal}", domain=reading.name, gave_up=exhausted)
     rung = Rung.ABORT_LOAD if victim.activity is Activity.LOADING else Rung.KILL_RUNNER
     verb = "abort the load of" if rung is Rung.ABORT_LOAD else "kill the runner of"
-    reason = f"{facts}: {verb} {_describe(victim)}, {bytes_text(need)} wanted and nothing milder is in time"
+    reason = (
+        f"{facts}: {verb} {_describe(victim)}, {bytes_text(need)} are needed and nothing milder is in time"
+    )
     return Draft(rung, reason, ActionKind.KILL, (victim,), reading.name)
 
 

@@ -170,9 +170,9 @@ class RecordTable(Table):
     enabled: Annotated[bool, values.SWITCH] = DEFAULT.record.enabled
     """Whether it records."""
     max_total: Annotated[int, size_within(1 * MIB, 1024 * GIB)] = DEFAULT.record.max_total_bytes
-    """How much it may keep in all, the oldest files going first. A calm day with three models writes about 18
-    MiB (on a few GiB of memory, where the guard has to look more often, up to 80), which no SD card minds; a
-    minute under pressure 0.2 MiB."""
+    """How much it may keep in all, the oldest files going first. A calm day with three models writes less
+    than 18 MiB (on a few GiB of memory, where the guard has to look more often, up to 80), which no SD
+    card minds; a minute under pressure 0.2 MiB."""
     max_file: Annotated[int, size_within(64 * KIB, 1 * GIB)] = DEFAULT.record.max_file_bytes
     """How large one file may be; at most half of `max_total`."""
     folder: Annotated[str, values.FOLDER] = Field(

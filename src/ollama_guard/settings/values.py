@@ -147,7 +147,7 @@ def _folder(value: object) -> str:
 
 
 # A folder, or "" for the default; gives it without a trailing slash.
-FOLDER = Check(_folder, allowed='an absolute path such as "/var/lib/ollama-guard/traces"')
+FOLDER = Check(_folder, allowed="an absolute path")
 
 
 def _runtime_name(value: object) -> str:
