@@ -113,11 +113,28 @@ def test_a_configuration_on_a_disk_that_hangs_is_given_up(guard: Guard, tmp_path
             guard.stop()
             began = time.monotonic()
             guard.start()
-            assert time.monotonic() - began < 8.0
+            assert time.monotonic() - began < 20.0
             (sentence,) = warned(guard, "the last good one is in force")
             assert "could not be read within 5 s" in sentence
     except BedUnavailable as problem:
         pytest.skip(str(problem))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_start_that_can_read_no_configuration_in_time_is_no_bad_configuration(tmp_path: Path) -> None:
+    """What ends with 78 stays down, and a disk that is slow at boot may be there a moment later."""
+    guard = Guard(NOWHERE, cgroup=NOBODY_S, home=tmp_path)
+    try:
+        with hanging_disk(tmp_path / "etc") as disk:
+            argv = [str(PROGRAM), "run", "--config", str(disk / "guard.toml")]
+            ended = subprocess.run(
+                argv, env=guard._env, capture_output=True, text=True, timeout=60, check=False
+            )
+    except BedUnavailable as problem:
+        pytest.skip(str(problem))
+    assert "could not be read within 5 s" in ended.stderr
+    assert "there is no last good configuration" in ended.stderr
+    assert ended.returncode == 1
 
 
 def test_a_log_whose_reader_went_away_stops_nothing(tmp_path: Path) -> None:

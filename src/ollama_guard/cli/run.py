@@ -74,24 +74,37 @@ def run(
 
 
 def _policy(where: Places) -> tuple[str, list[str]]:
-    """The policy to run with as JSON, and what has to be said about it."""
+    """The policy to run with as JSON, and what has to be said about it.
+
+    Raises:
+        ConfigError: the file is bad and there is no last good one.
+        GuardError: neither was read in time. That may be another thing by the next start, so it is not 78.
+    """
+    from ollama_guard.settings import compiler, last_good  # noqa: F401 - not on the deadline of the file's disk
+
+    late = False
     try:
         policy_json = within(READ_SECONDS, lambda: _compiled(where.config))
     except TimeoutError:
+        late = True
         problems = [f"the configuration file could not be read within {READ_SECONDS:.0f} s"]
     except ConfigError as error:
         problems = error.problems
     else:
         return policy_json, _kept(where)
     try:
-        last_good = within(READ_SECONDS, lambda: _last_good(where.state_dir))
+        kept = within(READ_SECONDS, lambda: _last_good(where.state_dir))
     except OSError as error:  # TimeoutError is one
-        raise ConfigError(
-            [*problems, f"and the last good configuration in {where.state_dir} can't be read: {error}"]
-        ) from None
-    if not last_good:
-        raise ConfigError([*problems, f"and there is no last good configuration in {where.state_dir}"])
-    return last_good, ["the configuration is bad, so the last good one is in force", *problems]
+        problems.append(f"and the last good configuration in {where.state_dir} can't be read: {error}")
+        raise _refusal(problems, late=late or isinstance(error, TimeoutError)) from None
+    if not kept:
+        problems.append(f"and there is no last good configuration in {where.state_dir}")
+        raise _refusal(problems, late=late)
+    return kept, ["the configuration is bad, so the last good one is in force", *problems]
+
+
+def _refusal(problems: list[str], *, late: bool) -> GuardError:
+    return GuardError("\n".join(problems)) if late else ConfigError(problems)
 
 
 def _compiled(path: Path | None) -> str:
