@@ -10,6 +10,7 @@ import pytest
 from ollama_guard.core.model import CatalogueEntry, RunnerReading
 from ollama_guard.core.pace import Glance
 from ollama_guard.core.policy import OllamaPolicy, Policy
+from ollama_guard.sentinel.sensors.tracked import MEMBERSHIP_SECONDS
 from unit.sensors.sensor_tree import BLOB, CGROUP, GIB, MIB, MODELS, Tree, Watcher, llama_server
 
 Watch = Callable[..., Watcher]
@@ -392,3 +393,76 @@ def test_a_server_that_the_owner_does_not_mean_any_more_is_refused(
     (server,) = watcher.look().servers
     watcher.sensors.reconfigure(Policy(ollama=OllamaPolicy(cgroup="/other")))
     assert "not proven" in watcher.sensors.still_the_server(50, server)
+
+
+def cgroup_of(watcher: Watcher, seconds: float) -> str | None:
+    """Where the only server is said to be, at a look so much later."""
+    (server,) = watcher.look(seconds).servers
+    return server.cgroup
+
+
+def test_a_server_s_cgroup_is_read_now_and_then_and_not_while_memory_is_short(
+    tree: Tree, watch: Watch
+) -> None:
+    """Before Linux 6.8 that read waits for a lock whose holder may itself wait for memory."""
+    tree.server(50, cgroup="0::/one\n")
+    watcher = watch()
+    watcher.settle()
+    watcher.look(MEMBERSHIP_SECONDS)
+    tree.write("50/cgroup", "0::/two\n")
+    assert cgroup_of(watcher, MEMBERSHIP_SECONDS / 2) == "/one"
+    tree.meminfo(16 * GIB, GIB)
+    assert cgroup_of(watcher, MEMBERSHIP_SECONDS) == "/one"
+    watcher.sensors.births(watcher.now + MEMBERSHIP_SECONDS)
+    assert cgroup_of(watcher, 2 * MEMBERSHIP_SECONDS) == "/one"
+    tree.meminfo(16 * GIB, 8 * GIB)
+    assert cgroup_of(watcher, 0.1) == "/one", "the last look still said that memory is short"
+    assert cgroup_of(watcher, 0.1) == "/two"
+
+
+def test_a_server_that_is_moved_just_after_its_start_is_soon_known_where_it_is(
+    tree: Tree, watch: Watch
+) -> None:
+    tree.server(50, cgroup="0::/one\n")
+    watcher = watch()
+    watcher.settle()
+    tree.write("50/cgroup", "0::/two\n")
+    assert cgroup_of(watcher, 1.0) == "/two"
+
+
+def test_a_server_whose_cgroup_has_gone_is_looked_for_at_once_even_while_memory_is_short(
+    tree: Tree, watch: Watch
+) -> None:
+    one = tree.limit("/one", max=4 * GIB, high="max", current=GIB)
+    tree.limit("/two", max=2 * GIB, high="max", current=GIB)
+    tree.server(50, cgroup="0::/one\n")
+    watcher = watch()
+    watcher.settle()
+    tree.meminfo(16 * GIB, GIB)
+    tree.write("50/cgroup", "0::/two\n")
+    assert [domain.capacity_bytes for domain in watcher.look(5.0).domains] == [16 * GIB, 4 * GIB]
+    one.rename(tree.cgroup / "hidden")
+    for tracked in watcher.sensors._domains._tracked.values():
+        tracked.domain.close()  # a removed cgroup's descriptors fail; plain files would go on
+    assert [domain.capacity_bytes for domain in watcher.look(1.0).domains] == [16 * GIB, None]
+    assert [domain.capacity_bytes for domain in watcher.look(0.1).domains] == [16 * GIB, 2 * GIB]
+
+
+def test_the_cgroup_of_strangers_is_not_read(tree: Tree, watch: Watch) -> None:
+    """A user's own llama-server is told from an orphan by less: see above why that matters."""
+    opened: set[str] = set()
+    watching = False
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open":
+            opened.add(str(arguments[0]))
+
+    sys.addaudithook(note)
+    with_runner(tree)
+    tree.process(71, "llama-server", ["llama-server", "-m", f"{MODELS}/blobs/sha256-{BLOB}"], parent=1)
+    watcher = watch()
+    watching = True
+    watcher.settle()
+    watching = False
+    assert f"{tree.proc}/50/cgroup" in opened
+    assert not opened & {f"{tree.proc}/{pid}/cgroup" for pid in (1, 70, 71)}

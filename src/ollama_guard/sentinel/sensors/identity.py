@@ -53,6 +53,7 @@ class Identity:
         self.runners = self._roll.runners
         self.catalogue_dirs: frozenset[str] = frozenset()
         self.children_readable = True
+        self.memory_short = False
         self._served_at: float | None = None
         self._departed_at = -math.inf
         self._blind: tuple[str, ...] = ()
@@ -171,7 +172,7 @@ class Identity:
         return True
 
     def _adopt_server(self, stat: Stat, said: ServerArgv, now: float) -> bool:
-        server = self._roll.add_server(stat, said, self._policy)
+        server = self._roll.add_server(stat, said, self._policy, now)
         if server is None:
             self._verdicts.no(stat, now)
             return False
@@ -197,7 +198,7 @@ class Identity:
             self._scan.start_over()
             return True
         server.state = stat.state
-        server.membership = server.process.cgroup() or server.membership
+        server.follow_membership(now, memory_short=self.memory_short)
         children = server.offspring.read()
         self.children_readable = children is not None
         if children is None:

@@ -11,6 +11,8 @@ from ollama_guard.core.model import (
     HOST,
     ApiReading,
     CatalogueEntry,
+    DomainReading,
+    Level,
     Request,
     RunnerReading,
     ServerReading,
@@ -55,6 +57,7 @@ class Sensors:
         open_pidfd: OpenPidfd | None = os.pidfd_open,
     ) -> None:
         self._proc = proc
+        self._policy = policy
         self._now = 0.0
         self._watches = Watches()
         self._witness = Witness(
@@ -103,12 +106,16 @@ class Sensors:
         """One full reading at ``now`` (CLOCK_BOOTTIME seconds); what `hands` know is passed through."""
         self._identity.catalogue_dirs = frozenset(entry.models_dir for entry in catalogue if entry.models_dir)
         self._now = now
+        host = self._host.read()
+        self._identity.memory_short |= self._is_short(host)
         self._identity.look(now)
         self._tend_trigger(now)
-        host = self._host.read()
         memberships = [server.membership for server in self._identity.servers.values()]
         memberships += [runner.server.membership for runner in self._identity.runners.values()]
         containers, names = self._domains.read(memberships, host, now)
+        self._identity.memory_short = any(self._is_short(domain) for domain in (host, *containers))
+        for server in self._identity.servers.values():
+            server.misplaced |= server.membership in self._domains.gone
         runners = tuple(
             reading
             for runner in self._identity.runners.values()
@@ -144,6 +151,7 @@ class Sensors:
 
     def reconfigure(self, policy: Policy) -> None:
         """Take a reloaded policy: ``[ollama] user`` and ``cgroup`` may mean other servers now."""
+        self._policy = policy
         self._identity.reconfigure(policy.ollama)
 
     def capabilities(self) -> tuple[Fact, ...]:
@@ -182,6 +190,13 @@ class Sensors:
     def _children_readable(self) -> bool:
         own = f"{self._proc}/self/task/{os.getpid()}/children"
         return self._identity.children_readable and slurp(own) is not None
+
+    def _is_short(self, domain: DomainReading) -> bool:
+        """Whether memory is below its soft threshold, or unknown; its grace is no matter here."""
+        if domain.available_bytes is None or not domain.capacity_bytes:
+            return True
+        soft = self._policy.thresholds_of(domain.name).bytes_of(Level.SOFT, domain.capacity_bytes)
+        return domain.available_bytes < soft
 
     def _tend_trigger(self, now: float) -> None:
         if self._trigger.tend(now):
