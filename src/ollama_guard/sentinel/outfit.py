@@ -180,7 +180,8 @@ class Outfit:
         self.tell(Event("guard.started", text, Priority.NOTICE, fields))
         for warning in self.setup.warnings:
             self.tell(Event("guard.warned", warning, Priority.WARNING))
-        self.tell(oom, selftest.kill_rights(), selftest.process_view())
+        self.tell(oom, selftest.runtime_dir(self.setup.runtime_dir))
+        self.tell(selftest.kill_rights(), selftest.process_view())
         if policy.runners_die_first:
             self.tell(selftest.runners_die_first(self.reaper))
         self.tell(selftest.kill_path(self.reaper, self.senses.still_the_same), selftest.lock_memory())
