@@ -24,6 +24,7 @@ from ollama_guard.sentinel.poller import Poller, Signals
 from ollama_guard.sentinel.reaper import Reaper
 from ollama_guard.sentinel.reflexes import Reflexes
 from ollama_guard.sentinel.statemap import StateMap
+from ollama_guard.sentinel.trials import Trials
 
 # A reaper that died is replaced at most this often (seconds).
 _REAPER_SECONDS = 1.0
@@ -67,6 +68,7 @@ class Outfit:
             self.poller, self.reaper, self.senses.still_the_same, self.senses.still_the_server
         )
         self.expendables = Expendables(self.senses.still_the_same)
+        self.trials = Trials(self.senses.still_the_same, self.senses.still_the_server)
         self._statemap, durable = self._open_statemap()
         self._unkept = ""
         self.mind = Mind(policy, durable, self.senses)

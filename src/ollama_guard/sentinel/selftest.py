@@ -27,7 +27,7 @@ from ollama_guard.sentinel.reaper import Reaper
 from ollama_guard.sentinel.reflexes import Reflexes
 
 _CAP_DAC_OVERRIDE = 1
-_CAP_KILL = 5
+CAP_KILL = 5
 _CAP_IPC_LOCK = 14
 # The trial victim's size; how long its birth and its death may take on a machine in trouble (else a few ms).
 _TRIAL_BYTES = 4 * 1024**2
@@ -105,7 +105,7 @@ def has_capability(number: int) -> bool:
 
 def kill_rights() -> Event:
     """Whether other users' processes may be killed."""
-    if has_capability(_CAP_KILL):
+    if has_capability(CAP_KILL):
         return say("kill", may=True, sentence="runners of any user may be killed (CAP_KILL)")
     who = f"uid {os.geteuid()}"
     return say(
