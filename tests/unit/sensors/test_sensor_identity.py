@@ -466,3 +466,28 @@ def test_the_cgroup_of_strangers_is_not_read(tree: Tree, watch: Watch) -> None:
     watching = False
     assert f"{tree.proc}/50/cgroup" in opened
     assert not opened & {f"{tree.proc}/{pid}/cgroup" for pid in (1, 70, 71)}
+
+
+def test_hidden_processes_make_blind_as_long_as_no_server_was_ever_proven(tree: Tree, watch: Watch) -> None:
+    """With hidepid a guard of another user sees no server: that is not the same as that there is none."""
+    init = (tree.proc / "1/stat").rename(tree.proc / "hidden")
+    watcher = watch()
+    (reason,) = watcher.settle().blind
+    assert "hidepid" in reason
+    assert "no Ollama server can be seen" in reason
+    tree.server(50)  # its own user's it sees
+    assert watcher.settle(2.0).blind == ()
+    tree.kill(50)
+    assert watcher.settle(2.0).blind == ()
+    init.rename(tree.proc / "1/stat")
+    assert watch().settle().blind == ()
+
+
+def test_nobody_is_blind_before_all_that_can_be_seen_was_looked_at(tree: Tree, watch: Watch) -> None:
+    (tree.proc / "1/stat").unlink()
+    tree.server(50)
+    watcher = watch()
+    assert watcher.look().blind == ()
+    watcher.wait()
+    snapshot = watcher.look(0.01)
+    assert (snapshot.blind, [server.pid for server in snapshot.servers]) == ((), [50])

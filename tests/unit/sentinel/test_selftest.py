@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ollama_guard.sentinel import selftest
+from unit.sentinel.rights import without_rights
 
 
 def mounted(folder: Path, kind: str, *, device: int | None = None) -> Path:
@@ -40,3 +41,17 @@ def test_a_runtime_directory_on_a_disk_is_told_with_the_way_out(tmp_path: Path) 
 def test_a_mountinfo_that_can_not_be_read_is_no_failure(tmp_path: Path) -> None:
     said = selftest.runtime_dir(tmp_path, tmp_path / "none")
     assert (said.fields["may"], "can't be told" in said.message) == (False, True)
+
+
+def test_processes_that_may_not_be_looked_at_are_told_and_end_no_start(tmp_path: Path) -> None:
+    """hidepid=1 answers EPERM, for which Path.exists raises up to Python 3.13."""
+    hidden = tmp_path / "proc" / "1"
+    hidden.mkdir(parents=True)
+    (hidden / "stat").write_text("1 (init) S 0\n")
+    assert selftest.process_view(hidden / "stat").fields["may"] is True
+    hidden.chmod(0)
+    with without_rights():
+        said = selftest.process_view(hidden / "stat")
+    hidden.chmod(0o700)
+    assert said.fields == {"subject": "proc", "may": False}
+    assert "hidepid" in said.message

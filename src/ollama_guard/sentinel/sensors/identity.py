@@ -55,6 +55,7 @@ class Identity:
         self.children_readable = True
         self.memory_short = False
         self._served_at: float | None = None
+        self._seen_all = self._ever_served = False
         self._departed_at = -math.inf
         self._blind: tuple[str, ...] = ()
 
@@ -101,6 +102,11 @@ class Identity:
                 for runner in self.runners.values()
                 if now - runner.first_seen_at > _UNREAD_SECONDS
             ]
+        if not (self._ever_served or self._candidates) and self._seen_all and self._hidden():
+            sentences.append(
+                "the processes of other users are hidden (hidepid, ProtectProc=), and no Ollama server "
+                "can be seen: give the guard the group of its gid= option, or the user of Ollama"
+            )
         if not self.servers:
             sentences += [
                 f"whether process {key[0]} ({stat.comm}) is an Ollama server can't be read"
@@ -176,6 +182,7 @@ class Identity:
         if server is None:
             self._verdicts.no(stat, now)
             return False
+        self._ever_served = True
         self._verdicts.clear()  # its runners, and its orphans of an earlier life, can be told now
         self._scan.start_over()
         self._tend(server, now)
@@ -237,6 +244,10 @@ class Identity:
             return True
         return False
 
+    def _hidden(self) -> bool:
+        """Whether we can't even see process 1, which is always there."""
+        return read_stat(self._proc, 1) is None
+
     def _scan_seconds(self, now: float) -> float:
         """How long after this scan the next one is due."""
         if self.servers or self._served_at is None:
@@ -264,6 +275,7 @@ class Identity:
             ):
                 self._candidates[(stat.pid, stat.start_ticks)] = stat
         if self._scan.finished:
+            self._seen_all = True
             self._verdicts.prune(now)
             self._witness.forget({*self.runners, *self._candidates})
         return changed
