@@ -51,10 +51,25 @@ def test_the_older_dialect_is_told_from_its_server_by_argv_alone(tree: Tree, wat
     assert [(runner.pid, runner.context_tokens) for runner in snapshot.runners] == [(70, 8192)]
 
 
+def test_the_children_of_a_wrapped_binary_are_its_runners(tree: Tree, watch: Watch) -> None:
+    """On NixOS the server is called by its wrapper's name, and its runners by that of the file itself."""
+    tree.process(50, ".ollama-wrapped", ["/run/current-system/sw/bin/ollama", "serve"])
+    path = f"{MODELS}/blobs/sha256-{BLOB}"
+    line = f"/nix/store/x-ollama/bin/.ollama-wrapped runner --model {path}"
+    tree.process(70, ".ollama-wrapped", line.split(), parent=50)
+    tree.process(
+        71, ".llama-server-w", ["/nix/store/x/.llama-server-wrapped", *llama_server()[1:]], parent=50
+    )
+    snapshot = watch().settle()
+    assert [server.pid for server in snapshot.servers] == [50]
+    assert sorted((runner.pid, runner.proven) for runner in snapshot.runners) == [(70, True), (71, True)]
+
+
 @pytest.mark.parametrize(
     ("comm", "argv"),
     [
         ("ollama", ["/usr/bin/ollama", "run", "x"]),
+        ("ollama-proxy", ["/usr/bin/ollama-proxy", "serve"]),
         ("ollama-guard", ["/usr/bin/ollama-guard", "serve"]),
         ("docker-proxy", ["docker-proxy", "-host-port", "11434"]),
         ("bash", ["ollama", "serve"]),

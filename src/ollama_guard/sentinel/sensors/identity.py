@@ -270,8 +270,8 @@ class Identity:
             if stat.parent in parents:
                 self._born(parents[stat.parent], stat, now)
                 changed = True
-            elif "ollama" in stat.comm or (
-                stat.comm == "llama-server" and (self.servers or self._roll.departed)
+            elif "ollama" in stat.comm.lower() or (
+                "llama-server" in stat.comm and (self.servers or self._roll.departed)
             ):
                 self._candidates[(stat.pid, stat.start_ticks)] = stat
         if self._scan.finished:
