@@ -506,3 +506,21 @@ def test_nobody_is_blind_before_all_that_can_be_seen_was_looked_at(tree: Tree, w
     watcher.wait()
     snapshot = watcher.look(0.01)
     assert (snapshot.blind, [server.pid for server in snapshot.servers]) == ((), [50])
+
+
+def test_a_runner_whose_first_thread_has_ended_is_there_until_the_last_has(tree: Tree, watch: Watch) -> None:
+    """Its memory belongs to all of its threads, and the first one shows none of it any more."""
+    with_runner(tree)
+    watcher = watch()
+    watcher.settle()
+    held = (tree.proc / "70/status").read_text()
+    tree.process(70, "llama-server", llama_server(), parent=50, state="Z", threads=3)
+    tree.write("70/status", "Name:\tllama-server\nUid:\t998\t998\t998\t998\nNSpid:\t70\n")
+    tree.write("70/task/70/status", (tree.proc / "70/status").read_text())
+    tree.write("70/task/72/status", held)
+    (runner,) = watcher.look().runners
+    assert (runner.process_state, runner.anon_bytes) == ("Z", 2 * GIB)
+    assert watcher.sensors.still_the_same(70, runner) == ""
+    tree.process(70, "llama-server", llama_server(), parent=50, state="Z", threads=1)
+    assert watcher.look().runners == ()
+    assert "exited already" in watcher.sensors.still_the_same(70, runner)

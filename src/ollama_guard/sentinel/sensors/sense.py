@@ -24,7 +24,7 @@ from ollama_guard.sentinel.sensors.domains import Domains
 from ollama_guard.sentinel.sensors.files import slurp
 from ollama_guard.sentinel.sensors.host import Host
 from ollama_guard.sentinel.sensors.identity import SCAN_LOST_SECONDS, Identity
-from ollama_guard.sentinel.sensors.processes import CLOCK_TICKS, Stat
+from ollama_guard.sentinel.sensors.processes import CLOCK_TICKS, Stat, held_status, parse_status
 from ollama_guard.sentinel.sensors.psi import Psi, Trigger
 from ollama_guard.sentinel.sensors.restraint import Restraints
 from ollama_guard.sentinel.sensors.tracked import Runner, Server
@@ -119,7 +119,7 @@ class Sensors:
         runners = tuple(
             reading
             for runner in self._identity.runners.values()
-            if (reading := _runner_reading(runner, names)) is not None
+            if (reading := _runner_reading(self._proc, runner, names)) is not None
         )
         return Snapshot(
             now=now,
@@ -228,9 +228,11 @@ def _cpu_seconds(stat: Stat | None) -> float | None:
     return None if stat is None else stat.cpu_ticks / CLOCK_TICKS
 
 
-def _runner_reading(runner: Runner, names: Mapping[bytes, str]) -> RunnerReading | None:
+def _runner_reading(proc: str, runner: Runner, names: Mapping[bytes, str]) -> RunnerReading | None:
     """One runner now; None once it is gone. The stat that is read last vouches for the status."""
     status = runner.process.status()
+    if status.anon_bytes is None:  # its first thread has ended, and others go on
+        status = parse_status(held_status(proc, runner.pid))
     stat = runner.process.stat()
     if stat is None or stat.dead or stat.start_ticks != runner.key[1]:
         return None
