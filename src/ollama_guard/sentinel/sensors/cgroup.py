@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 from ollama_guard.core.model import CONTAINER, DomainReading
 from ollama_guard.sentinel.sensors.cgtree import Place
-from ollama_guard.sentinel.sensors.files import KeptFile, is_directory, keyed, number, refaults
+from ollama_guard.sentinel.sensors.files import KeptFile, is_directory, keyed, may_write, number, refaults
 from ollama_guard.sentinel.sensors.psi import parse_psi
 
 # v1 writes "no limit" as PAGE_COUNTER_MAX pages in bytes (about 2**63), older kernels as other huge values.
@@ -112,9 +111,7 @@ class CgroupLevel:
         self._stat = KeptFile(f"{directory}/memory.stat")
         self._highest = highest
         # v2 alone, since Linux 5.19, and only for who may write it.
-        self._may_reclaim = version == 2 and os.access(
-            f"{directory}/memory.reclaim", os.W_OK, effective_ids=True
-        )
+        self._may_reclaim = version == 2 and may_write(f"{directory}/memory.reclaim")
         self._watch = RefaultWatch()
         self._hidden: list[int] = []
         self._hidden_due_at = float("-inf")

@@ -91,6 +91,15 @@ def is_directory(path: str) -> bool:
         return False
 
 
+def may_write(path: str) -> bool:
+    """Whether a kernel file can be opened for writing, which heeds read-only mounts, rights and profiles."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def names_in(directory: str) -> list[str]:
     """The names in a directory; none if it can't be read."""
     try:
