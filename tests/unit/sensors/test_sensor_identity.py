@@ -193,11 +193,44 @@ def test_a_runner_that_outlives_its_server_stays_proven(tree: Tree, watch: Watch
     watcher.settle()
     tree.kill(50)
     watcher.sensors._identity.servers[(50, 900)].close()
-    watcher.look()
-    (orphan,) = watcher.look().runners
+    snapshot = watcher.look()
+    assert snapshot.servers == ()
+    (orphan,) = snapshot.runners
     assert (orphan.pid, orphan.server_pid, orphan.proven) == (70, None, True)
     assert "while that lived" in orphan.proof
     assert watcher.sensors.still_the_same(70, orphan) == ""
+
+
+def test_an_orphan_stays_the_same_whoever_adopts_it_next(tree: Tree, watch: Watch) -> None:
+    """A shim or a user's systemd takes it, and ends as well: it could never have been killed again."""
+    with_runner(tree)
+    tree.process(40, "systemd", ["/lib/systemd/systemd", "--user"])
+    watcher = watch()
+    watcher.settle()
+    tree.kill(50)
+    tree.reparent(70, 40)
+    watcher.sensors._identity.servers[(50, 900)].close()
+    (orphan,) = watcher.look().runners
+    assert watcher.sensors.still_the_same(70, orphan) == ""
+    tree.kill(40)
+    (orphan,) = watcher.look().runners
+    assert (orphan.server_pid, orphan.proven) == (None, True)
+    assert watcher.sensors.still_the_same(70, orphan) == ""
+
+
+def test_the_runner_of_a_server_that_took_another_name_is_no_orphan(tree: Tree, watch: Watch) -> None:
+    """Its server is looked at anew, and has been there all the time."""
+    with_runner(tree)
+    watcher = watch()
+    watcher.settle()
+    tree.process(50, "ollama-lib", ["/x/ollama-lib", "serve"], start=900)
+    tree.write("50/task/50/children", "70 ")
+    snapshot = watcher.look()
+    assert [runner.server_pid for runner in snapshot.runners] == [50]
+    watcher.wait()
+    snapshot = watcher.settle()
+    assert [server.pid for server in snapshot.servers] == [50]
+    assert [(runner.server_pid, runner.proven) for runner in snapshot.runners] == [(50, True)]
 
 
 CATALOGUE = (CatalogueEntry(f"sha256:{BLOB}", ("m:latest",), 1, models_dir=MODELS),)

@@ -237,7 +237,9 @@ class Identity:
                 self._verdicts.no(stat, now)
             self._roll.drop(runner)
             return True
-        if outlived and stat.parent != runner.server.pid:
+        if runner.orphan:
+            runner.parent = stat.parent  # who adopts it may end as well; it is still the same
+        elif outlived and stat.parent != runner.server.pid:
             runner.orphan = True
             runner.parent = stat.parent
             runner.proof = f"was, while that lived, a {runner.proof}"
