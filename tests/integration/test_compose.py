@@ -75,6 +75,9 @@ def test_the_guard_writes_where_ollama_reads(both: Any) -> None:
 def test_the_guard_sees_everything_and_may_only_kill(both: Any) -> None:
     guard = both["guard"]
     assert (guard["pid"], guard["cgroup"]) == ("host", "host")
+    assert "apparmor:unconfined" in guard["security_opt"], (
+        "else it may kill containers of its own profile only"
+    )
     assert (guard["cap_drop"], guard["cap_add"]) == (["ALL"], ["KILL"])
     assert "/sys/fs/cgroup:/sys/fs/cgroup:ro" in guard["volumes"]
     assert guard["read_only"] is True

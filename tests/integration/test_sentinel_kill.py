@@ -38,6 +38,17 @@ memory[::4096] = b"x" * len(memory[::4096])
 print("full", flush=True)
 time.sleep(600)
 """
+# The same, but with USR1 its first thread ends, and another one goes on.
+HEADLESS = """
+import ctypes, platform, signal, sys, threading, time
+memory = bytearray(int(sys.argv[1]))
+memory[::4096] = b"x" * len(memory[::4096])
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+threading.Thread(target=time.sleep, args=(600,)).start()
+print("full", flush=True)
+signal.sigwait([signal.SIGUSR1])
+ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)
+"""
 
 
 def start_ticks(pid: int) -> int:
@@ -68,9 +79,9 @@ class Bench:
         self.reflexes = Reflexes(self.poller, self.reaper, recheck, recheck_server)
         self.victims: list[subprocess.Popen[bytes]] = []
 
-    def victim(self, size: int = 4 * MIB) -> subprocess.Popen[bytes]:
+    def victim(self, size: int = 4 * MIB, script: str = VICTIM) -> subprocess.Popen[bytes]:
         """A child that holds this much memory."""
-        process = subprocess.Popen([sys.executable, "-c", VICTIM, str(size)], stdout=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-c", script, str(size)], stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert process.stdout.readline() == b"full\n"
         process.stdout.close()
@@ -364,6 +375,35 @@ def test_a_server_is_gone_even_if_a_runner_of_it_hangs_in_the_kernel(bench: Benc
     assert f"pid {child.pid}" in outcome.detail
     assert "in the kernel (state D)" in outcome.detail
     freezer.thaw()
+
+
+def behead(pid: int) -> None:
+    """Let the first thread of a process end, and wait until it is a zombie."""
+    os.kill(pid, signal.SIGUSR1)
+    deadline = boottime() + 5
+    while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        assert boottime() < deadline
+        time.sleep(0.01)
+
+
+def test_memory_that_other_threads_still_hold_has_not_come_back(bench: Bench, freezer: Freezer) -> None:
+    """The first thread has ended and shows no memory any more; others hang in the kernel with all of it."""
+    if not freezer.is_v1:
+        pytest.skip("a frozen process of a v2 cgroup can be killed")
+    victim = bench.victim(100 * MIB, HEADLESS)
+    runner = bench.runner(victim.pid)
+    unload = bench.action(runner, ActionKind.UNLOAD, seconds=0.5)
+    assert bench.reflexes.watch(unload, runner, boottime()) is None
+    behead(victim.pid)
+    freezer.take(victim.pid)
+    freezer.freeze()
+    (outcome,) = bench.outcomes()
+    assert (outcome.kind, outcome.freed_bytes) == (OutcomeKind.FAILED, 0)
+    freezer.thaw()
+    assert bench.reflexes.kill(bench.action(runner, number=2), runner, boottime()) is None
+    (outcome,) = bench.outcomes()
+    assert outcome.kind is OutcomeKind.DONE
+    assert 100 * MIB <= outcome.freed_bytes <= 130 * MIB
 
 
 def test_what_hands_do_to_a_server_is_ended_by_their_word_alone(bench: Bench) -> None:

@@ -171,6 +171,7 @@ def test_it_says_who_starts_and_what_it_may_do_and_is_ready_within_a_second(guar
         "mlockall",
         "oom_score_adj",
         "proc",
+        "runtime_dir",
         "sd_notify",
         "journal",
         "memory",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,13 +29,16 @@ class Starter:
         self.folder = folder
         self.started: list[subprocess.Popen[str]] = []
 
-    def __call__(self, policy: bytes = POLICY, runtime_dir: Path | None = None) -> subprocess.Popen[str]:
+    def __call__(
+        self, policy: bytes = POLICY, runtime_dir: Path | None = None, within: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
         """Start one with this policy on its descriptor."""
         fd = os.memfd_create("policy")
         os.write(fd, policy)
         os.lseek(fd, 0, os.SEEK_SET)
         argv = [
-            sys.executable, "-I", "-m", "ollama_guard.sentinel", "--policy-fd", str(fd), "--mode", "observe",
+            *within, sys.executable, "-I", "-m", "ollama_guard.sentinel",
+            "--policy-fd", str(fd), "--mode", "observe",
             "--runtime-dir", str(runtime_dir or self.folder), "--state-dir", str(self.folder),
             "--warning", "a sentence from the start",
         ]  # fmt: skip
@@ -127,3 +132,33 @@ def test_a_log_that_nobody_reads_does_not_keep_it_from_ending_in_time(start: Sta
     process.terminate()
     assert process.wait(3) == 0
     assert time.monotonic() - started < 1.2
+
+
+@pytest.fixture
+def nobodys_server() -> Iterator[subprocess.Popen[bytes]]:
+    """A shell that is called as an Ollama server is, of another user than ours."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copy("/bin/sh", folder / "ollama")
+        (folder / "serve").write_text("read line\n")
+        argv = [str(folder / "ollama"), "serve"]
+        with subprocess.Popen(argv, cwd=folder, stdin=subprocess.PIPE, user=65534, group=65534) as process:
+            yield process
+            process.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start another user's server")
+def test_a_server_that_a_user_namespace_keeps_from_us_is_told_when_it_is_found(
+    start: Starter, nobodys_server: subprocess.Popen[bytes]
+) -> None:
+    """There CAP_KILL is had, and yet it counts for nobody outside: as with AppArmor's in a container."""
+    within = ("unshare", "--user", "--map-root-user")
+    if subprocess.run([*within, "true"], check=False).returncode != 0:
+        pytest.skip("no user namespace can be made here")
+    process = start(within=within)
+    line_with(process, "(CAP_KILL)")
+    refusal = line_with(
+        process, f"process {nobodys_server.pid}, a server of Ollama, can't be killed from here"
+    )
+    assert "user namespace" in refusal

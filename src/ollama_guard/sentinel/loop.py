@@ -145,6 +145,7 @@ class Loop:
         self.outfit.tell(*told)
         self._alert(told)
         assert mind.snapshot is not None
+        self.outfit.tell(*self.outfit.trials.follow(mind.snapshot))
         self.outfit.tell(*self.outfit.expendables.follow(mind.policy, mind.state.durable, mind.snapshot))
         if lessons := mind.learn():
             self.hands.send(FootprintsLearned(lessons))

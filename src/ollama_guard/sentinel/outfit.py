@@ -24,6 +24,7 @@ from ollama_guard.sentinel.poller import Poller, Signals
 from ollama_guard.sentinel.reaper import Reaper
 from ollama_guard.sentinel.reflexes import Reflexes
 from ollama_guard.sentinel.statemap import StateMap
+from ollama_guard.sentinel.trials import Trials
 
 # A reaper that died is replaced at most this often (seconds).
 _REAPER_SECONDS = 1.0
@@ -67,6 +68,7 @@ class Outfit:
             self.poller, self.reaper, self.senses.still_the_same, self.senses.still_the_server
         )
         self.expendables = Expendables(self.senses.still_the_same)
+        self.trials = Trials(self.senses.still_the_same, self.senses.still_the_server)
         self._statemap, durable = self._open_statemap()
         self._unkept = ""
         self.mind = Mind(policy, durable, self.senses)
@@ -180,7 +182,8 @@ class Outfit:
         self.tell(Event("guard.started", text, Priority.NOTICE, fields))
         for warning in self.setup.warnings:
             self.tell(Event("guard.warned", warning, Priority.WARNING))
-        self.tell(oom, selftest.kill_rights(), selftest.process_view())
+        self.tell(oom, selftest.runtime_dir(self.setup.runtime_dir))
+        self.tell(selftest.kill_rights(), selftest.process_view())
         if policy.runners_die_first:
             self.tell(selftest.runners_die_first(self.reaper))
         self.tell(selftest.kill_path(self.reaper, self.senses.still_the_same), selftest.lock_memory())

@@ -28,6 +28,8 @@ DEADLINE_SECONDS = 10.0
 LATE_COPY_SECONDS = 1.0
 # Compilers that may wait at a time for a disk that does not answer; each HUP could leave one more.
 LATE_LIMIT = 2
+# One that was killed and hangs in the kernel is looked at again after this long (seconds).
+KILL_AGAIN_SECONDS = 1.0
 # A policy is a few KiB; a hundred times that is no policy.
 _OUTPUT_LIMIT = 1024**2
 _CHUNK = 65_536
@@ -90,7 +92,7 @@ class Reload:
 
     def keep(self, now: float) -> None:
         """Finish a compiler that has ended, has said all that matters, or has run out of time."""
-        self._late = [(child, kill_at) for child, kill_at in self._late if not _buried(child, kill_at, now)]
+        self._bury(now)
         run = self._run
         if run is None:
             return
@@ -173,6 +175,18 @@ class Reload:
         self._poller.remove(run.child.pidfd)
         self._late.append((run.child, kill_at))
 
+    def _bury(self, now: float) -> None:
+        """Collect the late ones that have ended, and kill those whose time is up, again until that helps."""
+        late, self._late = self._late, []
+        for child, kill_at in late:
+            if child.exited():
+                child.reap()
+            elif now < kill_at:
+                self._late.append((child, kill_at))
+            else:
+                child.signal(signal.SIGKILL)
+                self._late.append((child, now + KILL_AGAIN_SECONDS))
+
 
 def _parse(text: str) -> tuple[Policy | None, list[str]]:
     try:
@@ -181,12 +195,3 @@ def _parse(text: str) -> tuple[Policy | None, list[str]]:
         return None, [f"the compiled configuration is not a policy: {error}"]
     except (ValueError, RecursionError):
         return None, ["the compiled configuration is not JSON"]
-
-
-def _buried(child: Child, kill_at: float, now: float) -> bool:
-    if not child.exited():
-        if now >= kill_at:
-            child.signal(signal.SIGKILL)
-        return False
-    child.reap()
-    return True

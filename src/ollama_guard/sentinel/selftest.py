@@ -27,13 +27,15 @@ from ollama_guard.sentinel.reaper import Reaper
 from ollama_guard.sentinel.reflexes import Reflexes
 
 _CAP_DAC_OVERRIDE = 1
-_CAP_KILL = 5
+CAP_KILL = 5
 _CAP_IPC_LOCK = 14
 # The trial victim's size; how long its birth and its death may take on a machine in trouble (else a few ms).
 _TRIAL_BYTES = 4 * 1024**2
 _TRIAL_SECONDS = 2.0
 # With FUTURE, a limit that is soon reached would make our own allocations fail: then better not lock.
 _LOCK_ROOM = 4
+# File systems that never wait for a disk, as far as memory is locked or there is no swap.
+_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 # Low enough that the kernel takes anybody else first, short of -1000, which hides us from it altogether.
 _OOM_SCORE_ADJ = -900
 
@@ -103,7 +105,7 @@ def has_capability(number: int) -> bool:
 
 def kill_rights() -> Event:
     """Whether other users' processes may be killed."""
-    if has_capability(_CAP_KILL):
+    if has_capability(CAP_KILL):
         return say("kill", may=True, sentence="runners of any user may be killed (CAP_KILL)")
     who = f"uid {os.geteuid()}"
     return say(
@@ -131,12 +133,36 @@ def runners_die_first(reaper: Reaper) -> Event:
 
 
 def process_view(stat: Path = Path("/proc/1/stat")) -> Event:
-    """Whether other users' processes are visible at all."""
-    if stat.exists():
+    """Whether other users' processes are visible at all.
+
+    hidepid=1 answers EPERM, for which Path.exists raises up to Python 3.13.
+    """
+    if os.path.exists(stat):  # noqa: PTH110
         return say("proc", may=True, sentence="all processes are visible under /proc")
     return say(
         "proc", may=False, sentence="/proc is mounted with hidepid: processes of other users are not seen"
     )
+
+
+def runtime_dir(path: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> Event:
+    """Whether what must survive a kill -9 is written to memory, or to a disk that can hold us up."""
+    try:
+        device = path.stat().st_dev
+        lines = mountinfo.read_bytes().splitlines()
+    except OSError as error:
+        sentence = f"whether the runtime directory {path} is in memory can't be told: {error.strerror}"
+        return say("runtime_dir", may=False, sentence=sentence)
+    number = f"{os.major(device)}:{os.minor(device)}".encode()
+    mounts = (line.partition(b" - ") for line in lines)
+    kinds = {after.split()[0].decode() for before, _, after in mounts if before.split()[2:3] == [number]}
+    if kinds & _IN_MEMORY:
+        return say("runtime_dir", may=True, sentence=f"the runtime directory {path} is in memory")
+    where = f"on a file system of type {kinds.pop()}" if kinds else "on a disk"
+    sentence = (
+        f"the runtime directory {path} is {where}, so a decision can wait for a disk: put it on a tmpfs "
+        "(--runtime-dir, RUNTIME_DIRECTORY; in a container mount the host's /run/ollama-guard there)"
+    )
+    return say("runtime_dir", may=False, sentence=sentence)
 
 
 def kill_path(reaper: Reaper, recheck: Callable[[int, RunnerReading], str]) -> Event:

@@ -8,11 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollama_guard.sentinel.sensors.processes import read_stat
+from ollama_guard.sentinel.sensors.processes import THREADS_LIMIT, held_status, read_stat
 
 _FREEABLE_KEYS = (b"RssAnon:", b"RssShmem:", b"VmSwap:")
-# Threads of one process whose state is looked at: a Go server has 10 to 40.
-_THREADS_LIMIT = 256
 
 
 @dataclass(slots=True)
@@ -38,7 +36,7 @@ class Victim:
     def why_there(self) -> str:
         """Why it is still there although it was killed, as the end of a sentence; "" if nothing tells."""
         threads = (self.proc / str(self.pid) / "task").glob("[0-9]*")
-        tids = [int(thread.name) for _, thread in zip(range(_THREADS_LIMIT), threads, strict=False)]
+        tids = [int(thread.name) for _, thread in zip(range(THREADS_LIMIT), threads, strict=False)]
         stats = (read_stat(f"{self.proc}/{self.pid}/task", tid) for tid in tids)
         if any(stat is not None and stat.state == "D" for stat in stats):
             return (
@@ -49,10 +47,12 @@ class Victim:
 
 
 def freeable_bytes(proc: Path, pid: int) -> int | None:
-    """RssAnon + RssShmem + VmSwap of a process; 0 for a zombie, None if it can't be read."""
-    try:
-        text = (proc / str(pid) / "status").read_bytes()
-    except OSError:
+    """RssAnon + RssShmem + VmSwap of a process; None if that can't be read.
+
+    One that has just ended shows nothing either: only its pidfd tells that all of it has come back.
+    """
+    text = held_status(str(proc), pid)
+    if not text:
         return None
     return _sum_kib(line for line in text.splitlines() if line.startswith(_FREEABLE_KEYS)) * 1024
 

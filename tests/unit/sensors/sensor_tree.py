@@ -98,9 +98,10 @@ class Tree:
         cgroup: str = CGROUP,
         anon: int = 100 * MIB,
         state: str = "S",
+        threads: int = 1,
     ) -> None:
         """Let a process be there, also in its parent's list of children."""
-        numbers = "0 0 0 -1 4194304 100 0 7 0 150 50 0 0 20 0 1 0"
+        numbers = f"0 0 0 -1 4194304 100 0 7 0 150 50 0 0 20 0 {threads} 0"
         self.write(f"{pid}/stat", f"{pid} ({comm}) {state} {parent} {numbers} {start} 3133440 383\n")
         self.write(
             f"{pid}/status",

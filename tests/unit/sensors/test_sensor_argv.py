@@ -8,7 +8,19 @@ from unit.sensors.sensor_tree import BLOB, MODELS, llama_server
 PATH = f"{MODELS}/blobs/sha256-{BLOB}"
 
 
-@pytest.mark.parametrize("line", ["ollama serve", "/usr/bin/ollama start", "/opt/bin/ollama-lib serve"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ollama serve",
+        "/usr/bin/ollama start",
+        "/opt/bin/ollama-lib serve",
+        "./ollama-linux-amd64 serve",
+        "/opt/ollama-0.24.0 serve",
+        "/opt/ollama-v0.30.1-rc2 start",
+        "/nix/store/x-ollama-0.30/bin/.ollama-wrapped serve",
+        "/home/me/Ollama_bin serve",
+    ],
+)
 def test_a_server_says_serve(line: str) -> None:
     assert isinstance(parse_argv(line.split()), ServerArgv)
 
@@ -22,6 +34,14 @@ def test_a_server_says_serve(line: str) -> None:
         "ollama-guard serve",
         "ollama",
         "vim ollama serve",
+        "vim ollama-notes serve",
+        "/opt/ollama/python serve",
+        "ollama-proxy serve",
+        "ollama-exporter-1.2 start",
+        "ollama-webui-linux-amd64 serve",
+        "not-ollama serve",
+        "ollamac serve",
+        "0.24.0 serve",
         "",
     ],
 )
@@ -50,6 +70,35 @@ def test_an_mlx_runner_has_a_model_name_and_no_blob() -> None:
     runner = parse_argv(["/usr/bin/ollama", "runner", "--mlx-engine", "--model", "qwen3:4b", "--port", "9"])
     assert isinstance(runner, RunnerArgv)
     assert (runner.model, runner.blob, runner.models_dir) == ("qwen3:4b", None, "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"/nix/store/x/bin/.ollama-wrapped runner --model {PATH} --port 1",
+        f"/opt/ollama-0.24.0 runner --ollama-engine --model {PATH}",
+        f"/usr/lib/ollama/runners/cpu_avx2/ollama_llama_server runner --model {PATH} --ctx-size 2048",
+        f"/run/ollama1/runners/cpu/ollama_llama_server --model {PATH} --ctx-size 2048 --log-disable",
+    ],
+)
+def test_a_runner_behind_a_renamed_or_wrapped_binary_is_one(line: str) -> None:
+    """Ollama starts it by the path of its own file, whatever the name that the server was started by."""
+    runner = parse_argv(line.split())
+    assert isinstance(runner, RunnerArgv)
+    assert (runner.blob, runner.signature) == (f"sha256:{BLOB}", True)
+
+
+def test_a_wrapped_llama_server_is_one_and_its_name_is_no_signature() -> None:
+    line = ["/nix/store/x/lib/ollama/.llama-server-wrapped", *llama_server()[1:]]
+    assert parse_argv(line) == parse_argv(llama_server())
+    stranger = parse_argv(f"my-llama-server --model {PATH} --port 8080".split())
+    assert isinstance(stranger, RunnerArgv)
+    assert not stranger.signature
+
+
+@pytest.mark.parametrize("line", [f"vim ollama runner --model {PATH}", f"runner runner --model {PATH}"])
+def test_only_the_program_s_own_name_makes_a_runner(line: str) -> None:
+    assert parse_argv(line.split()) is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The container domain: v1, v2 and hybrid trees, ancestors, page cache, and cgroups that go away."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -91,13 +92,18 @@ def test_active_cache_counts_as_used_while_it_is_read_back(tree: Tree) -> None:
 
 
 def test_what_a_reclaim_could_give_back_is_told_only_where_it_can_be_asked_for(tree: Tree) -> None:
-    """Page cache that counts as used while it is read back, on a kernel that has ``memory.reclaim``."""
+    """Page cache that counts as used while it is read back, on a kernel that has ``memory.reclaim``.
+
+    That its mode lets us write it is not enough: the third is a pipe, which can't be opened without a reader.
+    """
     stat = corpus("memory.stat-v2-6.1.txt").decode()
     thrashing = stat.replace("refault_file 5000", "refault_file 9000")
-    for name, able in (("a", True), ("b", False)):
+    for name, able in (("a", True), ("b", False), ("c", False)):
         folder = tree.limit(f"/{name}", max=4 * GIB, high="max", current=3 * GIB)
         if able:
-            (folder / "memory.reclaim").write_text("")
+            (folder / "memory.reclaim").write_text("kept")
+        elif name == "c":
+            os.mkfifo(folder / "memory.reclaim")
         domain = domain_of(tree, f"0::/{name}\n")
         calm = read(domain, 1.0)
         tree.limit(f"/{name}", stat=thrashing, max=4 * GIB, high="max", current=3 * GIB)
@@ -105,6 +111,7 @@ def test_what_a_reclaim_could_give_back_is_told_only_where_it_can_be_asked_for(t
         assert calm is not None
         assert hot is not None
         assert (calm.cache_bytes, hot.cache_bytes) == (None, 112 * MIB if able else None)
+    assert (tree.cgroup / "a/memory.reclaim").read_text() == "kept", "a look changes nothing"
 
 
 def test_a_few_refaults_a_second_are_no_thrash() -> None:

@@ -10,6 +10,7 @@ import pytest
 from ollama_guard.core.model import CatalogueEntry, RunnerReading
 from ollama_guard.core.pace import Glance
 from ollama_guard.core.policy import OllamaPolicy, Policy
+from ollama_guard.sentinel.sensors.tracked import MEMBERSHIP_SECONDS
 from unit.sensors.sensor_tree import BLOB, CGROUP, GIB, MIB, MODELS, Tree, Watcher, llama_server
 
 Watch = Callable[..., Watcher]
@@ -50,10 +51,25 @@ def test_the_older_dialect_is_told_from_its_server_by_argv_alone(tree: Tree, wat
     assert [(runner.pid, runner.context_tokens) for runner in snapshot.runners] == [(70, 8192)]
 
 
+def test_the_children_of_a_wrapped_binary_are_its_runners(tree: Tree, watch: Watch) -> None:
+    """On NixOS the server is called by its wrapper's name, and its runners by that of the file itself."""
+    tree.process(50, ".ollama-wrapped", ["/run/current-system/sw/bin/ollama", "serve"])
+    path = f"{MODELS}/blobs/sha256-{BLOB}"
+    line = f"/nix/store/x-ollama/bin/.ollama-wrapped runner --model {path}"
+    tree.process(70, ".ollama-wrapped", line.split(), parent=50)
+    tree.process(
+        71, ".llama-server-w", ["/nix/store/x/.llama-server-wrapped", *llama_server()[1:]], parent=50
+    )
+    snapshot = watch().settle()
+    assert [server.pid for server in snapshot.servers] == [50]
+    assert sorted((runner.pid, runner.proven) for runner in snapshot.runners) == [(70, True), (71, True)]
+
+
 @pytest.mark.parametrize(
     ("comm", "argv"),
     [
         ("ollama", ["/usr/bin/ollama", "run", "x"]),
+        ("ollama-proxy", ["/usr/bin/ollama-proxy", "serve"]),
         ("ollama-guard", ["/usr/bin/ollama-guard", "serve"]),
         ("docker-proxy", ["docker-proxy", "-host-port", "11434"]),
         ("bash", ["ollama", "serve"]),
@@ -177,11 +193,44 @@ def test_a_runner_that_outlives_its_server_stays_proven(tree: Tree, watch: Watch
     watcher.settle()
     tree.kill(50)
     watcher.sensors._identity.servers[(50, 900)].close()
-    watcher.look()
-    (orphan,) = watcher.look().runners
+    snapshot = watcher.look()
+    assert snapshot.servers == ()
+    (orphan,) = snapshot.runners
     assert (orphan.pid, orphan.server_pid, orphan.proven) == (70, None, True)
     assert "while that lived" in orphan.proof
     assert watcher.sensors.still_the_same(70, orphan) == ""
+
+
+def test_an_orphan_stays_the_same_whoever_adopts_it_next(tree: Tree, watch: Watch) -> None:
+    """A shim or a user's systemd takes it, and ends as well: it could never have been killed again."""
+    with_runner(tree)
+    tree.process(40, "systemd", ["/lib/systemd/systemd", "--user"])
+    watcher = watch()
+    watcher.settle()
+    tree.kill(50)
+    tree.reparent(70, 40)
+    watcher.sensors._identity.servers[(50, 900)].close()
+    (orphan,) = watcher.look().runners
+    assert watcher.sensors.still_the_same(70, orphan) == ""
+    tree.kill(40)
+    (orphan,) = watcher.look().runners
+    assert (orphan.server_pid, orphan.proven) == (None, True)
+    assert watcher.sensors.still_the_same(70, orphan) == ""
+
+
+def test_the_runner_of_a_server_that_took_another_name_is_no_orphan(tree: Tree, watch: Watch) -> None:
+    """Its server is looked at anew, and has been there all the time."""
+    with_runner(tree)
+    watcher = watch()
+    watcher.settle()
+    tree.process(50, "ollama-lib", ["/x/ollama-lib", "serve"], start=900)
+    tree.write("50/task/50/children", "70 ")
+    snapshot = watcher.look()
+    assert [runner.server_pid for runner in snapshot.runners] == [50]
+    watcher.wait()
+    snapshot = watcher.settle()
+    assert [server.pid for server in snapshot.servers] == [50]
+    assert [(runner.server_pid, runner.proven) for runner in snapshot.runners] == [(50, True)]
 
 
 CATALOGUE = (CatalogueEntry(f"sha256:{BLOB}", ("m:latest",), 1, models_dir=MODELS),)
@@ -392,3 +441,119 @@ def test_a_server_that_the_owner_does_not_mean_any_more_is_refused(
     (server,) = watcher.look().servers
     watcher.sensors.reconfigure(Policy(ollama=OllamaPolicy(cgroup="/other")))
     assert "not proven" in watcher.sensors.still_the_server(50, server)
+
+
+def cgroup_of(watcher: Watcher, seconds: float) -> str | None:
+    """Where the only server is said to be, at a look so much later."""
+    (server,) = watcher.look(seconds).servers
+    return server.cgroup
+
+
+def test_a_server_s_cgroup_is_read_now_and_then_and_not_while_memory_is_short(
+    tree: Tree, watch: Watch
+) -> None:
+    """Before Linux 6.8 that read waits for a lock whose holder may itself wait for memory."""
+    tree.server(50, cgroup="0::/one\n")
+    watcher = watch()
+    watcher.settle()
+    watcher.look(MEMBERSHIP_SECONDS)
+    tree.write("50/cgroup", "0::/two\n")
+    assert cgroup_of(watcher, MEMBERSHIP_SECONDS / 2) == "/one"
+    tree.meminfo(16 * GIB, GIB)
+    assert cgroup_of(watcher, MEMBERSHIP_SECONDS) == "/one"
+    watcher.sensors.births(watcher.now + MEMBERSHIP_SECONDS)
+    assert cgroup_of(watcher, 2 * MEMBERSHIP_SECONDS) == "/one"
+    tree.meminfo(16 * GIB, 8 * GIB)
+    assert cgroup_of(watcher, 0.1) == "/one", "the last look still said that memory is short"
+    assert cgroup_of(watcher, 0.1) == "/two"
+
+
+def test_a_server_that_is_moved_just_after_its_start_is_soon_known_where_it_is(
+    tree: Tree, watch: Watch
+) -> None:
+    tree.server(50, cgroup="0::/one\n")
+    watcher = watch()
+    watcher.settle()
+    tree.write("50/cgroup", "0::/two\n")
+    assert cgroup_of(watcher, 1.0) == "/two"
+
+
+def test_a_server_whose_cgroup_has_gone_is_looked_for_at_once_even_while_memory_is_short(
+    tree: Tree, watch: Watch
+) -> None:
+    one = tree.limit("/one", max=4 * GIB, high="max", current=GIB)
+    tree.limit("/two", max=2 * GIB, high="max", current=GIB)
+    tree.server(50, cgroup="0::/one\n")
+    watcher = watch()
+    watcher.settle()
+    tree.meminfo(16 * GIB, GIB)
+    tree.write("50/cgroup", "0::/two\n")
+    assert [domain.capacity_bytes for domain in watcher.look(5.0).domains] == [16 * GIB, 4 * GIB]
+    one.rename(tree.cgroup / "hidden")
+    for tracked in watcher.sensors._domains._tracked.values():
+        tracked.domain.close()  # a removed cgroup's descriptors fail; plain files would go on
+    assert [domain.capacity_bytes for domain in watcher.look(1.0).domains] == [16 * GIB, None]
+    assert [domain.capacity_bytes for domain in watcher.look(0.1).domains] == [16 * GIB, 2 * GIB]
+
+
+def test_the_cgroup_of_strangers_is_not_read(tree: Tree, watch: Watch) -> None:
+    """A user's own llama-server is told from an orphan by less: see above why that matters."""
+    opened: set[str] = set()
+    watching = False
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open":
+            opened.add(str(arguments[0]))
+
+    sys.addaudithook(note)
+    with_runner(tree)
+    tree.process(71, "llama-server", ["llama-server", "-m", f"{MODELS}/blobs/sha256-{BLOB}"], parent=1)
+    watcher = watch()
+    watching = True
+    watcher.settle()
+    watching = False
+    assert f"{tree.proc}/50/cgroup" in opened
+    assert not opened & {f"{tree.proc}/{pid}/cgroup" for pid in (1, 70, 71)}
+
+
+def test_hidden_processes_make_blind_as_long_as_no_server_was_ever_proven(tree: Tree, watch: Watch) -> None:
+    """With hidepid a guard of another user sees no server: that is not the same as that there is none."""
+    init = (tree.proc / "1/stat").rename(tree.proc / "hidden")
+    watcher = watch()
+    (reason,) = watcher.settle().blind
+    assert "hidepid" in reason
+    assert "no Ollama server can be seen" in reason
+    tree.server(50)  # its own user's it sees
+    assert watcher.settle(2.0).blind == ()
+    tree.kill(50)
+    assert watcher.settle(2.0).blind == ()
+    init.rename(tree.proc / "1/stat")
+    assert watch().settle().blind == ()
+
+
+def test_nobody_is_blind_before_all_that_can_be_seen_was_looked_at(tree: Tree, watch: Watch) -> None:
+    (tree.proc / "1/stat").unlink()
+    tree.server(50)
+    watcher = watch()
+    assert watcher.look().blind == ()
+    watcher.wait()
+    snapshot = watcher.look(0.01)
+    assert (snapshot.blind, [server.pid for server in snapshot.servers]) == ((), [50])
+
+
+def test_a_runner_whose_first_thread_has_ended_is_there_until_the_last_has(tree: Tree, watch: Watch) -> None:
+    """Its memory belongs to all of its threads, and the first one shows none of it any more."""
+    with_runner(tree)
+    watcher = watch()
+    watcher.settle()
+    held = (tree.proc / "70/status").read_text()
+    tree.process(70, "llama-server", llama_server(), parent=50, state="Z", threads=3)
+    tree.write("70/status", "Name:\tllama-server\nUid:\t998\t998\t998\t998\nNSpid:\t70\n")
+    tree.write("70/task/70/status", (tree.proc / "70/status").read_text())
+    tree.write("70/task/72/status", held)
+    (runner,) = watcher.look().runners
+    assert (runner.process_state, runner.anon_bytes) == ("Z", 2 * GIB)
+    assert watcher.sensors.still_the_same(70, runner) == ""
+    tree.process(70, "llama-server", llama_server(), parent=50, state="Z", threads=1)
+    assert watcher.look().runners == ()
+    assert "exited already" in watcher.sensors.still_the_same(70, runner)

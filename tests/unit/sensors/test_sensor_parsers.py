@@ -1,5 +1,7 @@
 """The parsers of kernel text: right on recorded files, and never an exception on any other."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from ollama_guard.cgmounts import parse_mounts
 from ollama_guard.sentinel.sensors.argv import parse_argv, split_cmdline
 from ollama_guard.sentinel.sensors.cgroup import CacheUse, parse_limit, parse_memory_stat
 from ollama_guard.sentinel.sensors.cgtree import parse_membership
-from ollama_guard.sentinel.sensors.files import keyed, keyed_kib
+from ollama_guard.sentinel.sensors.files import keyed, keyed_kib, refaults
 from ollama_guard.sentinel.sensors.host import is_container_view, parse_arcstats, parse_meminfo
 from ollama_guard.sentinel.sensors.processes import parse_children, parse_stat, parse_status
 from ollama_guard.sentinel.sensors.psi import Psi, parse_psi
@@ -29,6 +31,7 @@ PARSERS = (
     parse_children,
     lambda data: parse_argv(split_cmdline(data)),
     lambda data: keyed(data, b"oom_kill "),
+    refaults,
 )
 RECORDED = every_recorded()
 IN_DOCKER = "docker-5eed000000000000000000000000000000000000000000000000000000000001.scope"
@@ -159,6 +162,16 @@ def test_a_recorded_memory_stat_of_v2_is_read() -> None:
     assert cache == CacheUse(65536, 53248, 177064, 65536, 0)
     cache = parse_memory_stat(corpus(f"bed3/docker-outside/cgroup/system.slice/{IN_DOCKER}/memory.stat"), 2)
     assert cache == CacheUse(0, 0, 62384, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "text", [b"a 1\nworkingset_refault_file 5\n", b"a 1\nworkingset_refault 5\n"], ids=["5.9", "older"]
+)
+def test_what_is_read_back_is_counted_in_4_kib_whatever_the_page(text: bytes) -> None:
+    """The thresholds are so many 4 KiB a second; an ARM machine with pages of 64 KiB counts a sixteenth."""
+    assert refaults(text, small_pages=16) == 80
+    assert refaults(text) == 5 * os.sysconf("SC_PAGE_SIZE") // 4096
+    assert refaults(b"a 1\n") is None
 
 
 def test_v1_counts_the_children_too() -> None:

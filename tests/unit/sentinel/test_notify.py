@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ollama_guard.sentinel.notify import Notifier
+from unit.sentinel.rights import without_rights
 
 
 @pytest.fixture
@@ -77,5 +78,19 @@ def test_a_socket_that_is_not_there_is_a_reason_and_no_failure(monkeypatch: pyte
     monkeypatch.setenv("NOTIFY_SOCKET", "/nonexistent/notify")
     notifier = Notifier()
     notifier.ready()
+    assert not notifier.active
+    assert "is not there" in notifier.reason
+
+
+def test_a_socket_that_may_not_be_looked_at_is_a_reason_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    monkeypatch.setenv("NOTIFY_SOCKET", str(hidden / "notify"))
+    hidden.chmod(0)
+    with without_rights():
+        notifier = Notifier()
+    hidden.chmod(0o700)
     assert not notifier.active
     assert "is not there" in notifier.reason

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 _BLOB = re.compile(r"(?P<models>/.*)/blobs/sha256[-:](?P<hex>[0-9a-f]{64})\Z", re.DOTALL)
 _SERVER_VERBS = frozenset({"serve", "start"})
-_SERVER_NAMES = frozenset({"ollama", "ollama-lib"})
+# What may stand beside "ollama" in the name of a server's file: versions, machines, what packagers add. Not
+# just any name with "ollama" in it: proxies, exporters and this guard say `serve` or `start`, too.
+_BESIDE = re.compile(
+    r"(?:v?[0-9][0-9a-z]*|rc[0-9]*|lib|bin|real|orig|wrapped|unwrapped|server|linux|amd64|arm64|x86|aarch64|cpu"
+    r"|gpu|cuda|rocm|vulkan|mlx|ipex|intel|nightly|latest)\Z"
+)
+_JOINTS = re.compile(r"[-_.+]")
 # What Ollama always says to its llama-server and people don't all say together (facts sheet 4.1).
 _OLLAMAS_OWN = frozenset({"--port", "--host", "--no-webui", "--offline", "-c", "-np"})
 _UNMAPPED_MODES = frozenset({"none", "dio"})
@@ -45,16 +51,24 @@ def parse_argv(argv: Sequence[str]) -> ServerArgv | RunnerArgv | None:
     """Tell what a command line is; None for anything but a server or a runner (GPU discovery, say)."""
     if not argv:
         return None
-    name = argv[0].rsplit("/", 1)[-1]
+    name = argv[0].rsplit("/", 1)[-1].lower()
     verb = argv[1] if len(argv) > 1 else ""
-    if name in _SERVER_NAMES and verb in _SERVER_VERBS:
+    if verb in _SERVER_VERBS and _is_servers(name):
         return ServerArgv(f"{argv[0]} {verb}")
-    if name in _SERVER_NAMES and verb == "runner":
+    # Whose child it is proves the rest, so here any name that holds theirs will do.
+    own = "ollama" in name
+    if own and verb == "runner":
         return _runner(argv[2:], signature=True)
-    if name == "llama-server":
+    if "llama-server" in name or name == "ollama_llama_server":
         options = argv[1:]
-        return _runner(options, signature=set(options) >= _OLLAMAS_OWN)
+        return _runner(options, signature=own or set(options) >= _OLLAMAS_OWN)
     return None
+
+
+def _is_servers(name: str) -> bool:
+    """Whether a file of this name, in lower case, is a server's, as far as its name goes."""
+    words = [word for word in _JOINTS.split(name) if word]
+    return words[:1] == ["ollama"] and all(_BESIDE.match(word) for word in words[1:])
 
 
 def split_cmdline(data: bytes) -> tuple[str, ...]:

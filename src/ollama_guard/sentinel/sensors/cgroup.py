@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 from ollama_guard.core.model import CONTAINER, DomainReading
 from ollama_guard.sentinel.sensors.cgtree import Place
-from ollama_guard.sentinel.sensors.files import KeptFile, is_directory, keyed, number
+from ollama_guard.sentinel.sensors.files import KeptFile, is_directory, keyed, may_write, number, refaults
 from ollama_guard.sentinel.sensors.psi import parse_psi
 
 # v1 writes "no limit" as PAGE_COUNTER_MAX pages in bytes (about 2**63), older kernels as other huge values.
 NO_LIMIT = 2**60
 
-# Pages per second read back after eviction that make the page cache "in use": 256 is 1 MiB/s, which a disk
+# 4 KiB per second read back after eviction that make the page cache "in use": 256 is 1 MiB/s, which a disk
 # hardly notices; single refaults happen on calm machines all the time.
 REFAULT_PAGES_PER_SECOND = 256
 # Seconds over which that rate is taken, and for which it holds: a second look a millisecond later must
@@ -26,7 +25,7 @@ _HIDDEN_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class CacheUse:
-    """What of a cgroup's memory the kernel could take back, in bytes; ``refaults`` counts pages."""
+    """What of a cgroup's memory the kernel could take back, in bytes; ``refaults`` counts 4 KiB."""
 
     inactive_bytes: int
     active_bytes: int
@@ -58,14 +57,11 @@ def parse_memory_stat(data: bytes, version: int) -> CacheUse | None:
     inactive, active = keyed(data, prefix + b"inactive_file "), keyed(data, prefix + b"active_file ")
     if inactive is None or active is None:
         return None
-    refaults = keyed(data, prefix + b"workingset_refault_file ")
-    if refaults is None:
-        refaults = keyed(data, prefix + b"workingset_refault ")
     unclean = (keyed(data, prefix + dirt + b"dirty ") or 0) + (
         keyed(data, prefix + dirt + b"writeback ") or 0
     )
     slab = 0 if version == 1 else keyed(data, b"slab_reclaimable ") or 0
-    return CacheUse(inactive, active, slab, unclean, refaults)
+    return CacheUse(inactive, active, slab, unclean, refaults(data, prefix))
 
 
 class RefaultWatch:
@@ -75,17 +71,17 @@ class RefaultWatch:
         self._base: tuple[float, int] | None = None
         self._until = float("-inf")
 
-    def rising(self, refaults: int | None, now: float) -> bool:
+    def rising(self, count: int | None, now: float) -> bool:
         """Take the running total at ``now``; True while the cache thrashes."""
-        if refaults is None:
+        if count is None:
             return False
-        if self._base is None or refaults < self._base[1] or now < self._base[0]:
-            self._base = (now, refaults)
+        if self._base is None or count < self._base[1] or now < self._base[0]:
+            self._base = (now, count)
         seconds = now - self._base[0]
-        if refaults - self._base[1] >= REFAULT_PAGES_PER_SECOND * max(seconds, _RATE_SECONDS):
+        if count - self._base[1] >= REFAULT_PAGES_PER_SECOND * max(seconds, _RATE_SECONDS):
             self._until = now + _HOLD_SECONDS
         if seconds >= _RATE_SECONDS:
-            self._base = (now, refaults)
+            self._base = (now, count)
         return now < self._until
 
 
@@ -115,9 +111,7 @@ class CgroupLevel:
         self._stat = KeptFile(f"{directory}/memory.stat")
         self._highest = highest
         # v2 alone, since Linux 5.19, and only for who may write it.
-        self._may_reclaim = version == 2 and os.access(
-            f"{directory}/memory.reclaim", os.W_OK, effective_ids=True
-        )
+        self._may_reclaim = version == 2 and may_write(f"{directory}/memory.reclaim")
         self._watch = RefaultWatch()
         self._hidden: list[int] = []
         self._hidden_due_at = float("-inf")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ollama_guard.core.model import CONTAINER, DomainReading
 from ollama_guard.sentinel.sensors.cgroup import CgroupDomain
 from ollama_guard.sentinel.sensors.cgtree import CgroupTrees
+from ollama_guard.sentinel.sensors.files import is_directory
 from ollama_guard.sentinel.sensors.host import HostMemory
 from ollama_guard.sentinel.sensors.psi import Trigger
 from ollama_guard.sentinel.sensors.watches import Watches
@@ -31,17 +32,22 @@ class Domains:
         self._tracked: dict[bytes, _Tracked] = {}
         self._mounts_due_at = float("-inf")
         self._now = 0.0
+        self.gone: frozenset[bytes] = frozenset()
 
     def read(
         self, memberships: Iterable[bytes], host: DomainReading, now: float
     ) -> tuple[tuple[DomainReading, ...], Mapping[bytes, str]]:
-        """The limited domains of these /proc/PID/cgroup texts, and text -> domain name."""
+        """The limited domains of these /proc/PID/cgroup texts, and text -> domain name.
+
+        ``gone`` are the texts whose cgroup was there and is no more: who was in it has been moved, or ended.
+        """
         self._now = now
         wanted = dict.fromkeys(memberships)
         for text in self._tracked.keys() - wanted.keys():
             self._drop(text)
         readings: list[DomainReading] = []
         names: dict[bytes, str] = {}
+        gone: set[bytes] = set()
         for text in wanted:
             tracked = self._find(text)
             if not tracked.domain.limited:
@@ -49,10 +55,13 @@ class Domains:
             reading = tracked.domain.read(now, host.capacity_bytes, host.available_bytes)
             if reading is None:
                 continue
+            if reading.reason and not is_directory(tracked.domain.place.directories[0]):
+                gone.add(text)
             names[text] = reading.name
             if reading.name not in {known.name for known in readings}:
                 readings.append(reading)
             self._tend_trigger(tracked, now)
+        self.gone = frozenset(gone)
         return tuple(readings), names
 
     def glance(self, host: HostMemory, now: float) -> dict[str, int | None]:

@@ -17,6 +17,8 @@ SLURP_LIMIT = 1024 * 1024
 # The kernel prints 64-bit numbers: 20 digits at most. Values from 2**63 up are underflows, not sizes.
 _DIGITS = 20
 ABSURD = 2**63
+# How many pages of 4 KiB one of this machine is: the kernel counts its own, of 16 or 64 KiB on some machines.
+SMALL_PAGES = os.sysconf("SC_PAGE_SIZE") // 4096
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -89,6 +91,15 @@ def is_directory(path: str) -> bool:
         return False
 
 
+def may_write(path: str) -> bool:
+    """Whether a kernel file can be opened for writing, which heeds read-only mounts, rights and profiles."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def names_in(directory: str) -> list[str]:
     """The names in a directory; none if it can't be read."""
     try:
@@ -119,6 +130,14 @@ def keyed_kib(data: bytes, key: bytes) -> int | None:
         return None
     value = number(data[start : end - 3])
     return None if value is None or value * 1024 >= ABSURD else value * 1024
+
+
+def refaults(data: bytes, prefix: bytes = b"", small_pages: int = SMALL_PAGES) -> int | None:
+    """How much page cache was read back after its eviction, in 4 KiB, by a vmstat or memory.stat text."""
+    count = keyed(data, prefix + b"workingset_refault_file ")
+    if count is None:  # before Linux 5.9
+        count = keyed(data, prefix + b"workingset_refault ")
+    return None if count is None else count * small_pages
 
 
 def _value(data: bytes, key: bytes) -> tuple[int, int]:

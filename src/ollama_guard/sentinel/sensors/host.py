@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ollama_guard.core.model import HOST, DomainReading
-from ollama_guard.sentinel.sensors.files import KeptFile, keyed, keyed_kib, number, slurp
+from ollama_guard.sentinel.sensors.files import KeptFile, keyed, keyed_kib, number, refaults, slurp
 from ollama_guard.sentinel.sensors.psi import Psi, parse_psi
 
 _ARC_LINE = re.compile(rb"^(size|c_min|m[rf]u_evictable_(?:meta)?data)\s+\d+\s+(\d{1,20})$", re.MULTILINE)
@@ -89,11 +89,10 @@ class Host:
         return self._pressure.path
 
     def read(self) -> DomainReading:
-        """One reading of the host as a domain; ``refaults`` counts file pages read back after eviction."""
+        """One reading of the host as a domain; ``refaults`` counts what of files was read back, in 4 KiB."""
         memory = self.memory()
         psi = self.pressure()
         vmstat = self._vmstat.read() or b""
-        refaults = keyed(vmstat, b"workingset_refault_file ")
         return DomainReading(
             name=HOST,
             capacity_bytes=memory.capacity_bytes,
@@ -102,7 +101,7 @@ class Host:
             psi_some_avg10=psi.some_avg10,
             psi_full_avg10=psi.full_avg10,
             oom_kills=keyed(vmstat, b"oom_kill "),
-            refaults=keyed(vmstat, b"workingset_refault ") if refaults is None else refaults,
+            refaults=refaults(vmstat),
             swap_free_bytes=memory.swap_free_bytes,
         )
 

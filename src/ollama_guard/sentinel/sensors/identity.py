@@ -53,7 +53,9 @@ class Identity:
         self.runners = self._roll.runners
         self.catalogue_dirs: frozenset[str] = frozenset()
         self.children_readable = True
+        self.memory_short = False
         self._served_at: float | None = None
+        self._seen_all = self._ever_served = False
         self._departed_at = -math.inf
         self._blind: tuple[str, ...] = ()
 
@@ -100,6 +102,11 @@ class Identity:
                 for runner in self.runners.values()
                 if now - runner.first_seen_at > _UNREAD_SECONDS
             ]
+        if not (self._ever_served or self._candidates) and self._seen_all and self._hidden():
+            sentences.append(
+                "the processes of other users are hidden (hidepid, ProtectProc=), and no Ollama server "
+                "can be seen: give the guard the group of its gid= option, or the user of Ollama"
+            )
         if not self.servers:
             sentences += [
                 f"whether process {key[0]} ({stat.comm}) is an Ollama server can't be read"
@@ -171,10 +178,11 @@ class Identity:
         return True
 
     def _adopt_server(self, stat: Stat, said: ServerArgv, now: float) -> bool:
-        server = self._roll.add_server(stat, said, self._policy)
+        server = self._roll.add_server(stat, said, self._policy, now)
         if server is None:
             self._verdicts.no(stat, now)
             return False
+        self._ever_served = True
         self._verdicts.clear()  # its runners, and its orphans of an earlier life, can be told now
         self._scan.start_over()
         self._tend(server, now)
@@ -197,7 +205,7 @@ class Identity:
             self._scan.start_over()
             return True
         server.state = stat.state
-        server.membership = server.process.cgroup() or server.membership
+        server.follow_membership(now, memory_short=self.memory_short)
         children = server.offspring.read()
         self.children_readable = children is not None
         if children is None:
@@ -229,12 +237,18 @@ class Identity:
                 self._verdicts.no(stat, now)
             self._roll.drop(runner)
             return True
-        if outlived and stat.parent != runner.server.pid:
+        if runner.orphan:
+            runner.parent = stat.parent  # who adopts it may end as well; it is still the same
+        elif outlived and stat.parent != runner.server.pid:
             runner.orphan = True
             runner.parent = stat.parent
             runner.proof = f"was, while that lived, a {runner.proof}"
             return True
         return False
+
+    def _hidden(self) -> bool:
+        """Whether we can't even see process 1, which is always there."""
+        return read_stat(self._proc, 1) is None
 
     def _scan_seconds(self, now: float) -> float:
         """How long after this scan the next one is due."""
@@ -258,11 +272,12 @@ class Identity:
             if stat.parent in parents:
                 self._born(parents[stat.parent], stat, now)
                 changed = True
-            elif "ollama" in stat.comm or (
-                stat.comm == "llama-server" and (self.servers or self._roll.departed)
+            elif "ollama" in stat.comm.lower() or (
+                "llama-server" in stat.comm and (self.servers or self._roll.departed)
             ):
                 self._candidates[(stat.pid, stat.start_ticks)] = stat
         if self._scan.finished:
+            self._seen_all = True
             self._verdicts.prune(now)
             self._witness.forget({*self.runners, *self._candidates})
         return changed

@@ -10,23 +10,33 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ollama_guard.sentinel.sensors.files import KeptFile, keyed, keyed_kib, names_in, number, slurp
+from ollama_guard.sentinel.sensors.files import (
+    READ_LIMIT,
+    KeptFile,
+    keyed,
+    keyed_kib,
+    names_in,
+    number,
+    slurp,
+)
 
 # USER_HZ of this machine: the unit of times in /proc/PID/stat, 100 on every common architecture.
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 # Positions in /proc/PID/stat, counted from the field after the name (proc(5): state is field 3).
-_STATE, _PARENT, _FLAGS, _MAJFLT, _UTIME, _STIME, _START = 0, 1, 6, 9, 11, 12, 19
+_STATE, _PARENT, _FLAGS, _MAJFLT, _UTIME, _STIME, _THREADS, _START = 0, 1, 6, 9, 11, 12, 17, 19
 # Among the flags of a process: PF_KTHREAD (include/linux/sched.h), which no program can set.
 _KERNEL_THREAD = 0x00200000
 
-# Threads of a server whose children are read: a Go server has 10 to 40.
-_THREADS_LIMIT = 256
+# Threads of one process that are looked at: a Go server has 10 to 40.
+THREADS_LIMIT = 256
+# A status text without this line is that of a thread that holds no memory.
+_HOLDS = b"\nRssAnon:"
 # Looks after which their files are opened anew (10 s at 100 ms): a thread id may be used again unseen.
 _RENEW_LOOKS = 100
 
 DEAD_STATES = frozenset("ZXx")
-"""Zombie and dead: such a process holds no memory any more."""
+"""Zombie and dead: such a thread holds no memory any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,7 @@ class Stat:
     cpu_ticks: int
     start_ticks: int
     kernel_thread: bool = False
+    threads: int = 1
 
     @property
     def born_at(self) -> float:
@@ -49,8 +60,12 @@ class Stat:
 
     @property
     def dead(self) -> bool:
-        """Whether the process has exited, reaped or not."""
-        return self.state in DEAD_STATES
+        """Whether the process has exited, reaped or not.
+
+        The state is its first thread's, a zombie as soon as that one has ended, though others may go on, or
+        hang in the kernel with all of the memory.
+        """
+        return self.state in DEAD_STATES and self.threads <= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +92,14 @@ def parse_stat(data: bytes) -> Stat | None:
     fields = tail.split()
     if not (opened and closed) or len(fields) <= _START + 1 or len(fields[_STATE]) != 1:
         return None
-    wanted = (head, *(fields[i] for i in (_PARENT, _FLAGS, _MAJFLT, _UTIME, _STIME, _START)))
+    wanted = (head, *(fields[i] for i in (_PARENT, _FLAGS, _MAJFLT, _UTIME, _STIME, _START, _THREADS)))
     numbers = [number(field) for field in wanted]
     if None in numbers:
         return None
-    pid, parent, flags, faults, user, system, start = (value or 0 for value in numbers)
+    pid, parent, flags, faults, user, system, start, threads = (value or 0 for value in numbers)
     name = comm.decode("utf-8", "backslashreplace")
     state, kernel = fields[_STATE].decode("ascii", "replace"), bool(flags & _KERNEL_THREAD)
-    return Stat(pid, name, state, parent, faults, user + system, start, kernel)
+    return Stat(pid, name, state, parent, faults, user + system, start, kernel, threads)
 
 
 def parse_status(data: bytes) -> Status:
@@ -153,6 +168,21 @@ def read_stat(proc: str, pid: int) -> Stat | None:
     return None if data is None else parse_stat(data)
 
 
+def held_status(proc: str, pid: int) -> bytes:
+    """A /proc/PID/status text that shows what memory a process holds; b"" where it holds none.
+
+    Threads share their memory, and each one's text shows all of it; a first thread that has ended shows none.
+    """
+    text = slurp(f"{proc}/{pid}/status", READ_LIMIT) or b""
+    if _HOLDS in text:
+        return text
+    for thread in names_in(f"{proc}/{pid}/task")[:THREADS_LIMIT]:
+        text = slurp(f"{proc}/{pid}/task/{thread}/status", READ_LIMIT) or b""
+        if _HOLDS in text:
+            return text
+    return b""
+
+
 class Children:
     """The direct children of one process, from the kept-open ``children`` file of each of its threads.
 
@@ -186,7 +216,7 @@ class Children:
             self._renew_at = _RENEW_LOOKS
         for gone in self._files.keys() - set(threads):
             self._files.pop(gone).close()
-        for thread in threads[:_THREADS_LIMIT]:
+        for thread in threads[:THREADS_LIMIT]:
             if thread not in self._files:
                 self._files[thread] = KeptFile(f"{self._base}/{thread}/children")
 

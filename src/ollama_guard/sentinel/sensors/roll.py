@@ -25,7 +25,7 @@ class Roll:
         self.runners: dict[Key, Runner] = {}
         self.departed: list[Server] = []
 
-    def add_server(self, stat: Stat, said: ServerArgv, policy: OllamaPolicy) -> Server | None:
+    def add_server(self, stat: Stat, said: ServerArgv, policy: OllamaPolicy, now: float) -> Server | None:
         """Enter a server, if the owner means it; None otherwise."""
         process = Process(self._proc, stat.pid)
         user_id, membership = process.status().user_id, process.cgroup() or b""
@@ -42,6 +42,8 @@ class Roll:
             process=process,
             offspring=Children(self._proc, stat.pid),
             pidfd=Pidfd(stat.pid, self._watches, self._open_pidfd),
+            adopted_at=now,
+            read_at=now,
         )
         self.servers[server.key] = server
         return server
@@ -58,7 +60,8 @@ class Roll:
         process = Process(self._proc, stat.pid)
         suspect = suspect_of(self._proc, process, stat, argv)
         process.close()
-        found = orphan_of(suspect, (*self.servers.values(), *self.departed), catalogue_dirs)
+        servers = (*self.servers.values(), *self.departed)
+        found = None if suspect is None else orphan_of(suspect, servers, catalogue_dirs)
         if found is None or len(self.runners) >= _RUNNERS_LIMIT:
             return False
         runner = self._add_runner(stat, found[0], now)

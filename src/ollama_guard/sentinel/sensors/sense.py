@@ -11,6 +11,8 @@ from ollama_guard.core.model import (
     HOST,
     ApiReading,
     CatalogueEntry,
+    DomainReading,
+    Level,
     Request,
     RunnerReading,
     ServerReading,
@@ -22,7 +24,7 @@ from ollama_guard.sentinel.sensors.domains import Domains
 from ollama_guard.sentinel.sensors.files import slurp
 from ollama_guard.sentinel.sensors.host import Host
 from ollama_guard.sentinel.sensors.identity import SCAN_LOST_SECONDS, Identity
-from ollama_guard.sentinel.sensors.processes import CLOCK_TICKS, Stat
+from ollama_guard.sentinel.sensors.processes import CLOCK_TICKS, Stat, held_status, parse_status
 from ollama_guard.sentinel.sensors.psi import Psi, Trigger
 from ollama_guard.sentinel.sensors.restraint import Restraints
 from ollama_guard.sentinel.sensors.tracked import Runner, Server
@@ -55,6 +57,7 @@ class Sensors:
         open_pidfd: OpenPidfd | None = os.pidfd_open,
     ) -> None:
         self._proc = proc
+        self._policy = policy
         self._now = 0.0
         self._watches = Watches()
         self._witness = Witness(
@@ -103,16 +106,20 @@ class Sensors:
         """One full reading at ``now`` (CLOCK_BOOTTIME seconds); what `hands` know is passed through."""
         self._identity.catalogue_dirs = frozenset(entry.models_dir for entry in catalogue if entry.models_dir)
         self._now = now
+        host = self._host.read()
+        self._identity.memory_short |= self._is_short(host)
         self._identity.look(now)
         self._tend_trigger(now)
-        host = self._host.read()
         memberships = [server.membership for server in self._identity.servers.values()]
         memberships += [runner.server.membership for runner in self._identity.runners.values()]
         containers, names = self._domains.read(memberships, host, now)
+        self._identity.memory_short = any(self._is_short(domain) for domain in (host, *containers))
+        for server in self._identity.servers.values():
+            server.misplaced |= server.membership in self._domains.gone
         runners = tuple(
             reading
             for runner in self._identity.runners.values()
-            if (reading := _runner_reading(runner, names)) is not None
+            if (reading := _runner_reading(self._proc, runner, names)) is not None
         )
         return Snapshot(
             now=now,
@@ -144,6 +151,7 @@ class Sensors:
 
     def reconfigure(self, policy: Policy) -> None:
         """Take a reloaded policy: ``[ollama] user`` and ``cgroup`` may mean other servers now."""
+        self._policy = policy
         self._identity.reconfigure(policy.ollama)
 
     def capabilities(self) -> tuple[Fact, ...]:
@@ -183,6 +191,13 @@ class Sensors:
         own = f"{self._proc}/self/task/{os.getpid()}/children"
         return self._identity.children_readable and slurp(own) is not None
 
+    def _is_short(self, domain: DomainReading) -> bool:
+        """Whether memory is below its soft threshold, or unknown; its grace is no matter here."""
+        if domain.available_bytes is None or not domain.capacity_bytes:
+            return True
+        soft = self._policy.thresholds_of(domain.name).bytes_of(Level.SOFT, domain.capacity_bytes)
+        return domain.available_bytes < soft
+
     def _tend_trigger(self, now: float) -> None:
         if self._trigger.tend(now):
             self._watches.add_trigger(self._trigger, lambda: self._now)
@@ -213,9 +228,11 @@ def _cpu_seconds(stat: Stat | None) -> float | None:
     return None if stat is None else stat.cpu_ticks / CLOCK_TICKS
 
 
-def _runner_reading(runner: Runner, names: Mapping[bytes, str]) -> RunnerReading | None:
+def _runner_reading(proc: str, runner: Runner, names: Mapping[bytes, str]) -> RunnerReading | None:
     """One runner now; None once it is gone. The stat that is read last vouches for the status."""
     status = runner.process.status()
+    if status.anon_bytes is None:  # its first thread has ended, and others go on
+        status = parse_status(held_status(proc, runner.pid))
     stat = runner.process.stat()
     if stat is None or stat.dead or stat.start_ticks != runner.key[1]:
         return None

@@ -14,10 +14,19 @@ from ollama_guard.sentinel.sensors.watches import Pidfd
 
 Key = tuple[int, int]
 
+# Seconds between two looks at which cgroup a server is in. Before Linux 6.8 that read takes a lock of all
+# cgroups, whose holder may itself be waiting for memory; and servers hardly ever move. One that is put into a
+# cgroup just after its start is looked at sooner.
+MEMBERSHIP_SECONDS = 10.0
+_MEMBERSHIP_FIRST_SECONDS = 1.0
+
 
 @dataclass(slots=True)
 class Server:
-    """One process whose own argv says ``serve``; kept a while after its end, to know its orphans by."""
+    """One process whose own argv says ``serve``; kept a while after its end, to know its orphans by.
+
+    ``membership`` is its /proc/PID/cgroup text as it was at ``read_at``.
+    """
 
     key: Key
     comm: str
@@ -28,6 +37,9 @@ class Server:
     process: Process
     offspring: Children
     pidfd: Pidfd
+    adopted_at: float
+    read_at: float
+    misplaced: bool = False
     alive: bool = True
     children: frozenset[int] = frozenset()
     models_dirs: set[str] = field(default_factory=set)
@@ -36,6 +48,20 @@ class Server:
     def pid(self) -> int:
         """Its PID."""
         return self.key[0]
+
+    def follow_membership(self, now: float, *, memory_short: bool) -> None:
+        """Read again which cgroup it is in, if that is due: not while memory is short.
+
+        Unless it is ``misplaced``: its cgroup has gone, so it is in another one by now.
+        """
+        wait = max(_MEMBERSHIP_FIRST_SECONDS, min(self.read_at - self.adopted_at, MEMBERSHIP_SECONDS))
+        if self.misplaced:
+            wait = _MEMBERSHIP_FIRST_SECONDS
+        elif memory_short:
+            return
+        if now - self.read_at >= wait:
+            self.read_at, self.misplaced = now, False
+            self.membership = self.process.cgroup() or self.membership
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -78,14 +104,16 @@ class Runner:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A process outside of every known server that may be an orphan, as it is now."""
+    """A process outside of every known server that may be an orphan, as it is now.
+
+    It has Ollama's own kind of command line, a blob, and a parent that adopts orphans.
+    """
 
     stat: Stat
     status: Status
     membership: bytes
     argv: RunnerArgv
     parent_comm: str
-    parent_is_init: bool
 
 
 def is_meant(policy: OllamaPolicy, user_id: int | None, membership: bytes) -> bool:
@@ -127,19 +155,21 @@ def why_another_server(stat: Stat | None, pid: int, expected: ServerReading, kno
     return ""
 
 
-def suspect_of(proc: str, process: Process, stat: Stat, argv: RunnerArgv) -> Suspect:
-    """Look at a process and at its parent, for `orphan_of`."""
+def suspect_of(proc: str, process: Process, stat: Stat, argv: RunnerArgv) -> Suspect | None:
+    """Look at a process and at its parent, for `orphan_of`; None where that is enough to say no.
+
+    Which cgroup it is in is read last, and of those alone that all else speaks for: see `MEMBERSHIP_SECONDS`.
+    """
+    if not argv.signature or argv.blob is None:
+        return None
     parent, parent_files = read_stat(proc, stat.parent), Process(proc, stat.parent)
-    parent_is_init = parent_files.status().is_init
+    parent_comm = "" if parent is None else parent.comm
+    adopted = parent_files.status().is_init or parent_comm == "systemd"
     parent_files.close()
-    return Suspect(
-        stat=stat,
-        status=process.status(),
-        membership=process.cgroup() or b"",
-        argv=argv,
-        parent_comm="" if parent is None else parent.comm,
-        parent_is_init=parent_is_init,
-    )
+    status = process.status()
+    if not adopted or status.user_id is None:
+        return None
+    return Suspect(stat, status, process.cgroup() or b"", argv, parent_comm)
 
 
 def orphan_of(
@@ -152,9 +182,6 @@ def orphan_of(
     llama-server fails at least one: its parent is a shell or its unit's cgroup is another.
     """
     argv = suspect.argv
-    adopted = suspect.parent_is_init or suspect.parent_comm == "systemd"
-    if not argv.signature or argv.blob is None or not adopted or suspect.status.user_id is None:
-        return None
     for server in servers:
         same_owner = server.user_id == suspect.status.user_id and server.membership == suspect.membership
         if same_owner and argv.models_dir in server.models_dirs | catalogue_dirs:
