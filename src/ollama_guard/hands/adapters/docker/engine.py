@@ -26,8 +26,9 @@ from ollama_guard.errors import RuntimeFailed
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 # The oldest API with a one-shot reading of use (Docker 20.10); said until the engine has told its own.
 _FIRST_VERSION = "1.41"
-# What a socket proxy answers to a call that it does not grant.
-DENIED_CODES = (401, 403)
+# What the status of an answer says; all others are Docker's own no. A socket proxy answers by itself to a call
+# that it does not grant, and in the place of a Docker that is away (HAProxy: 502, 503) or too slow (504).
+_KINDS = {401: "denied", 403: "denied", 404: "gone", 502: "absent", 503: "absent", 504: "hanging"}
 # What the SDK and the libraries below it raise; a stream is urllib3's own.
 _FOREIGN = (
     requests.RequestException, HTTPError, DockerException, OSError, LookupError, ValueError, TypeError,
@@ -104,8 +105,7 @@ class Call:
             url = f"{api.base_url}/v{api.api_version}/containers/{container}/update"
             response = api.post(url, json=dict(changes), timeout=self.left_seconds)
             if not response.ok:
-                kind = "denied" if response.status_code in DENIED_CODES else "refused"
-                raise RuntimeFailed(kind, _said(response))
+                raise RuntimeFailed(_KINDS.get(response.status_code, "refused"), _said(response))
 
     def events(
         self, container: str, kinds: Sequence[str], since: float, until: float
@@ -176,8 +176,9 @@ def named(problem: Exception, address: str) -> RuntimeFailed:
     if isinstance(problem, NotFound):
         return RuntimeFailed("gone", f"Docker does not know it: {_explained(problem)}")
     if isinstance(problem, APIError):
-        kind = "denied" if problem.status_code in DENIED_CODES else "refused"
-        return RuntimeFailed(kind, f"Docker refused: {_explained(problem)}")
+        kind = _KINDS.get(problem.status_code, "refused")
+        verb = "refused" if kind in ("refused", "denied") else "is not there to answer"
+        return RuntimeFailed(kind, f"Docker {verb}: {_explained(problem)}")
     cause = _system_error(problem)
     if isinstance(problem, requests.Timeout) or isinstance(cause, (TimeoutError, BlockingIOError)):
         return RuntimeFailed("hanging", f"Docker at {address} did not answer in time")
