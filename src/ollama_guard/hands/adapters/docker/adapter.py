@@ -27,8 +27,8 @@ ASK_AFTERWARDS_SECONDS = 1.0
 # Containers that are asked for their namespaces in one look; what they join never changes, so once each.
 INSPECT_LIMIT = 200
 # Seconds of one round of listening, less than the minute after which proxies cut what is silent; those that
-# a round lasts less when nothing is wrong; and those for all that comes before its first word.
-ROUND_SECONDS, EARLY_SECONDS, OPENING_SECONDS = 50.0, 5.0, 4.0
+# a round lasts less when nothing is wrong, or more; and those for all that comes before its first word.
+ROUND_SECONDS, EARLY_SECONDS, SLACK_SECONDS, OPENING_SECONDS = 50.0, 5.0, 10.0, 4.0
 _USERS = Path("/run/user")
 
 
@@ -122,7 +122,7 @@ class DockerRuntime:
             until, begun = since + ROUND_SECONDS, time.monotonic()
             with self._calls(name, OPENING_SECONDS) as (call, inspected):
                 called = readings.name_of(inspected)
-                for event in call.events(called, readings.EVENTS, since, until):
+                for event in call.events(called, readings.EVENTS, since, until, SLACK_SECONDS):
                     told = readings.told_of(event, called)
                     if told is not None:
                         tell(told)

@@ -7,17 +7,19 @@ that the call runs in gives it up.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import requests
 from docker.api import APIClient
 from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env
+from requests.exceptions import ChunkedEncodingError
 from urllib3.exceptions import HTTPError
 
 from ollama_guard.core.events import one_line
@@ -26,13 +28,16 @@ from ollama_guard.errors import RuntimeFailed
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 # The oldest API with a one-shot reading of use (Docker 20.10); said until the engine has told its own.
 _FIRST_VERSION = "1.41"
-# What the status of an answer says; all others are Docker's own no. A socket proxy answers by itself to a call
-# that it does not grant, and in the place of a Docker that is away (HAProxy: 502, 503) or too slow (504).
+# What the status of an answer says; all others are Docker's own no. A socket proxy answers by itself to what
+# it does not grant, and in the place of a Docker that is away (HAProxy: 502, 503) or too slow (504).
 _KINDS = {401: "denied", 403: "denied", 404: "gone", 502: "absent", 503: "absent", 504: "hanging"}
 # What the SDK and the libraries below it raise; a stream is urllib3's own.
 _FOREIGN = (
     requests.RequestException, HTTPError, DockerException, OSError, LookupError, ValueError, TypeError,
+    AttributeError, RuntimeError,
 )  # fmt: skip
+# Bytes of a stream that are read at a time, and that one event may have; it has some hundreds.
+_READ_BYTES, _LONGEST_EVENT = 2**16, 2**18
 # Seconds; the SDK takes 0 for "no time-out".
 _SHORTEST_SECONDS = 0.001
 # What containerd 1.6 was seen to say, for good, of what such a start leaves; no call of Docker's clears it.
@@ -108,17 +113,26 @@ class Call:
                 raise RuntimeFailed(_KINDS.get(response.status_code, "refused"), _said(response))
 
     def events(
-        self, container: str, kinds: Sequence[str], since: float, until: float
+        self, container: str, kinds: Sequence[str], since: float, until: float, slack_seconds: float
     ) -> Iterator[dict[str, Any]]:
         """What happens, as it happens, to all containers whose name or id begins like this.
 
-        ``since`` and ``until`` are epoch seconds. It ends then, or with the engine; silence is no failure.
+        ``since`` and ``until`` are epoch seconds. It ends then, or with the engine; silence is no failure,
+        but what has not ended ``slack_seconds`` later is given up. The SDK's own call knows no time-out, and
+        takes an error's text for an event.
         """
-        filters = {"type": "container", "container": container, "event": list(kinds)}
+        filters = {"type": ["container"], "container": [container], "event": list(kinds)}
+        asked = {"since": f"{since:.9f}", "until": f"{until:.9f}", "filters": json.dumps(filters)}
         with self._api() as api:
-            told = api.events(since=f"{since:.9f}", until=f"{until:.9f}", filters=filters, decode=True)
-            for event in told:
-                yield _mapping(event)
+            patience = max(0.0, until - time.time()) + slack_seconds
+            over_at = time.monotonic() + patience
+            url = f"{api.base_url}/v{api.api_version}/events"
+            answer = api.get(url, params=asked, stream=True, timeout=(self.left_seconds, patience))
+            with contextlib.closing(answer):
+                if not answer.ok:
+                    raise RuntimeFailed(_KINDS.get(answer.status_code, "refused"), _said(answer))
+                for line in _lines(answer.iter_content(_READ_BYTES), over_at):
+                    yield _mapping(json.loads(line))
 
 
 class Engine:
@@ -131,6 +145,8 @@ class Engine:
     @contextlib.contextmanager
     def calls(self, deadline_seconds: float) -> Iterator[Call]:
         """The calls of one operation; whatever goes wrong in it is raised as `RuntimeFailed`."""
+        if deadline_seconds <= 0:
+            raise RuntimeFailed("hanging", f"no time was left to ask Docker at {self.address}")
         deadline_at = time.monotonic() + deadline_seconds
         try:
             with naming(self.address):
@@ -186,7 +202,7 @@ def named(problem: Exception, address: str) -> RuntimeFailed:
         return RuntimeFailed("denied", f"Docker's socket {address} may not be used by this user")
     if isinstance(cause, (FileNotFoundError, ConnectionRefusedError)):
         return RuntimeFailed("absent", f"no Docker listens at {address}: {cause.strerror}")
-    if isinstance(problem, (requests.ConnectionError, HTTPError)) or cause is not None:
+    if isinstance(problem, (requests.ConnectionError, ChunkedEncodingError, HTTPError)) or cause is not None:
         return RuntimeFailed("absent", f"Docker at {address} went away during the call")
     return RuntimeFailed("bad_answer", f"Docker at {address} answered oddly: {one_line(str(problem), 200)}")
 
@@ -196,7 +212,22 @@ def _explained(problem: APIError) -> str:
     return f"{text}; {_MAKE_ANEW}" if _HALF_MADE.search(text) else text
 
 
+def _lines(pieces: Iterable[bytes], over_at: float) -> Iterator[bytes]:
+    """The lines of a stream until a monotonic time, none of them longer than an event may be."""
+    rest = b""
+    for piece in pieces:
+        if time.monotonic() > over_at:
+            raise TimeoutError
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from filter(None, lines)
+        if len(rest) > _LONGEST_EVENT:
+            raise ValueError("an event without an end")
+    if rest.strip():
+        yield rest
+
+
 def _said(response: Any) -> str:
+    """Why an answer with an error's status was given, which may be longer than is to be kept."""
     try:
         text = str(response.json()["message"])
     except (ValueError, LookupError, TypeError):
