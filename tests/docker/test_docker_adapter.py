@@ -72,7 +72,7 @@ def test_a_server_is_found_by_its_cgroup_and_without_one_by_its_pid(
         assert abs(found.started_at - found.read_at) < 60
 
 
-def test_a_server_behind_a_reaping_init_is_found_and_a_process_far_down_is_not(
+def test_the_child_of_a_shell_is_found_and_left_alone_and_a_process_far_down_is_not(
     docker_engine: DockerEngine, runtime: DockerRuntime
 ) -> None:
     container = docker_engine.run(["/bin/sh", "-c", "sh -c 'sleep 1000; true' ; true"])
@@ -84,6 +84,8 @@ def test_a_server_behind_a_reaping_init_is_found_and_a_process_far_down_is_not(
         for pid in (child, grandchild)
     ]
     assert seen[0] is not None
+    assert seen[0].verbs == ()
+    assert "sh as its first process" in seen[0].cannot
     assert seen[1] is None
 
 

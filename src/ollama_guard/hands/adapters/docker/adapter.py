@@ -18,6 +18,7 @@ from ollama_guard.hands.adapters.docker import limits as limiting
 from ollama_guard.hands.adapters.docker import readings
 from ollama_guard.hands.adapters.docker.engine import DEFAULT_ADDRESS, Call, Engine
 from ollama_guard.hands.adapters.docker.facts import facts_of
+from ollama_guard.hands.adapters.docker.mains import not_alone, place_in
 from ollama_guard.ports import LimitsBook
 
 # Seconds between SIGTERM and SIGKILL: Ollama ends in 0.2 s, a frozen one not at all.
@@ -45,6 +46,7 @@ class DockerRuntime:
         self._engines: dict[str, Engine] = {}
         self._where: dict[str, Engine] = {}
         self._joins: dict[str, frozenset[str]] = {}
+        self._not_alone: dict[str, str] = {}
 
     def find(self, server: ServerReading, deadline_seconds: float) -> RuntimeReading | None:
         """The container whose main process the server is: by its cgroup's id, else by every State.Pid."""
@@ -56,8 +58,10 @@ class DockerRuntime:
                     inspected = call.known(container) if container else None
                     if inspected is None:
                         inspected = _running_as(call, server.pid)
-                    if inspected is not None and is_main(inspected, server.pid):
+                    place = None if inspected is None else place_in(inspected, server.pid)
+                    if inspected is not None and place is not None:
                         self._where[readings.name_of(inspected)] = engine
+                        self._not_alone = self._not_alone | {str(inspected.get("Id", "")): place}
                         return self._read(call, inspected)
             except RuntimeFailed as problem:
                 failed = failed or problem
@@ -133,6 +137,7 @@ class DockerRuntime:
     def limit(self, name: str, limits: Limits, deadline_seconds: float) -> tuple[str, ...]:
         """Set live limits; returns a sentence for each one that was left out, and why. Never below use."""
         with self._calls(name, deadline_seconds) as (call, inspected):
+            _may(self._read(call, inspected), "limit")
             key, now = _key(inspected), limiting.limits_of(inspected)
             running = bool((inspected.get("State") or {}).get("Running"))
             used, unread = _used(call, inspected) if running else (None, "")
@@ -167,6 +172,8 @@ class DockerRuntime:
         clocks = readings.Clocks(time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
         shared_by = self._sharing(call, inspected)
         reading = readings.reading_of(inspected, shared_by, self._env_folder, clocks)
+        if why := self._not_alone.get(reading.id):
+            reading = not_alone(reading, why)
         owners = self._book.before(_key(inspected))
         return reading if owners is None else replace(reading, owners_limit_bytes=owners.get("Memory", 0))
 
@@ -240,20 +247,6 @@ def _rootless_addresses() -> list[tuple[str, int]]:
         return [(f"unix://{path}", path.parent.lstat().st_uid) for path in sockets]
     except OSError:
         return []
-
-
-def is_main(inspected: dict[str, Any], pid: int) -> bool:
-    """Whether a process is a container's first, or the child of one that only reaps (``--init``)."""
-    main = readings.main_pid(inspected)
-    return main is not None and (main == pid or main == _parent_of(pid))
-
-
-def _parent_of(pid: int) -> int | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-        return int(stat.rpartition(b")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 def _running_as(call: Call, pid: int) -> dict[str, Any] | None:
