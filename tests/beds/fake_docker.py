@@ -62,7 +62,7 @@ class Speaking(BaseHTTPRequestHandler):
 
 
 class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Listens at a path while it is entered; ``asked`` are the calls in order, without version and query."""
+    """Listens at a path while it is entered; ``asked`` are the calls, without version and query."""
 
     daemon_threads = True
     VERSION: ClassVar[dict[str, str]] = {"ApiVersion": "1.43"}
@@ -71,6 +71,7 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         super().__init__(str(path), Speaking)
         self.url = f"unix://{path}"
         self.asked: list[str] = []
+        self.connections = 0
         self.answers: dict[str, Answer] = {"GET /version": (200, self.VERSION)}
         for name, inspected in containers.items():
             self.answers[f"GET /containers/{name}/json"] = (200, inspected)
@@ -81,6 +82,11 @@ class FakeDocker(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             if one["State"].get("Running")
         ]
         self.answers["GET /containers/json"] = (200, running)
+
+    def process_request(self, *connection: Any) -> None:
+        """Count it, whether it will say anything or not."""
+        self.connections += 1
+        super().process_request(*connection)
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(

@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError
 
 from ollama_guard.core.events import one_line
 from ollama_guard.errors import RuntimeFailed
+from ollama_guard.hands.adapters.docker.asleep import is_asleep
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 # The oldest API with a one-shot reading of use (Docker 20.10); said until the engine has told its own.
@@ -170,9 +171,12 @@ class Engine:
 
 
 def knock(address: str, timeout_seconds: float) -> None:
-    """Connect once before the SDK does, which leaves its socket open when nobody listens."""
+    """Connect once before the SDK does, which leaves its socket open when nobody listens; not to wake it."""
     scheme, _, path = address.partition("://")
     if scheme in ("unix", "http+unix"):
+        if is_asleep(path):
+            text = f"Docker is stopped, and to connect to {address} would start it (docker.socket)"
+            raise RuntimeFailed("absent", text)
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(timeout_seconds)
             sock.connect(path)
