@@ -300,14 +300,14 @@ def test_entrypoint_mount_label_and_health_are_read(
         entrypoint=["/bin/sh", "/var/lib/ollama-guard/env/ollama-guard-entrypoint"],
         binds=[f"{folder}:/var/lib/ollama-guard/env:ro"],
         labels={"ollama-guard.authority": "server"},
-        environment=["OLLAMA_MODELS=/models"],
+        environment=["OLLAMA_MODELS=/models", "OLLAMA_KEEP_ALIVE=1h"],
         healthcheck={"test": ["CMD-SHELL", "exit 1"], "interval": 1_000_000_000, "retries": 1},
     )
     wait(lambda: runtime.read(container.name, DEADLINE_SECONDS).unhealthy)
     seen = runtime.read(container.name, DEADLINE_SECONDS)
     assert seen.constrainable
     assert seen.authority
-    assert seen.environment == {"OLLAMA_MODELS": "/models"}
+    assert seen.environment == {"OLLAMA_KEEP_ALIVE": "1h"}
     plain = runtime.read(docker_engine.run(SLEEP).name, DEADLINE_SECONDS)
     assert (plain.constrainable, plain.authority, plain.unhealthy) == (False, False, False)
     assert str(folder) in plain.hint

@@ -36,7 +36,7 @@ def inspected(**changes: Any) -> dict[str, Any]:
         "HostConfig": {"Memory": 0, "MemorySwap": 0, "NanoCpus": 0, "CpuQuota": 0, "CpuPeriod": 0},
         "Config": {
             "Labels": {},
-            "Env": ["PATH=/bin", "OLLAMA_HOST=0.0.0.0:11434"],
+            "Env": ["PATH=/bin", "OLLAMA_API_KEY=secret", "OLLAMA_NUM_PARALLEL=2"],
             "Entrypoint": ["/bin/ollama"],
         },
         "Mounts": [],
@@ -55,7 +55,7 @@ def test_a_plain_container_may_have_everything_done_to_it() -> None:
     assert (seen.name, seen.id, seen.server_pid, seen.state) == ("ollama", ID, 77, RuntimeState.RUNNING)
     assert seen.verbs == ("stop", "start", "restart", "limit")
     assert seen.started_at == 1000.0
-    assert seen.environment == {"OLLAMA_HOST": "0.0.0.0:11434"}
+    assert seen.environment == {"OLLAMA_NUM_PARALLEL": "2"}, "what it is read for, and nobody's secrets"
     assert seen.cannot == ""
 
 

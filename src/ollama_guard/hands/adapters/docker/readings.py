@@ -8,7 +8,14 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
-from ollama_guard.core.runtime import Happening, RuntimeKind, RuntimeReading, RuntimeState, Told
+from ollama_guard.core.runtime import (
+    ENVIRONMENT_KEYS,
+    Happening,
+    RuntimeKind,
+    RuntimeReading,
+    RuntimeState,
+    Told,
+)
 from ollama_guard.hands.adapters.docker.limits import AS_GOOD_AS_NONE_BYTES
 
 AUTHORITY_LABEL = "ollama-guard.authority"
@@ -20,8 +27,6 @@ _ORCHESTRATORS = {
     "com.docker.swarm.service.name": "Swarm's service",
     "io.kubernetes.pod.name": "Kubernetes' pod",
 }
-_ENVIRONMENT_PREFIXES = ("OLLAMA_", "LLAMA_ARG_")
-_ENVIRONMENT_LIMIT = 40
 _VERBS = ("stop", "start", "restart", "limit")
 
 
@@ -185,9 +190,9 @@ def _started_at(state: Mapping[str, Any], clocks: Clocks) -> float | None:
 
 
 def _environment(lines: Sequence[object]) -> dict[str, str]:
+    """What the guard might set itself; all else can be a secret, and a reading is recorded."""
     pairs = [str(line).partition("=") for line in lines]
-    ours = [(key, value[:200]) for key, _, value in pairs if key.startswith(_ENVIRONMENT_PREFIXES)]
-    return dict(ours[:_ENVIRONMENT_LIMIT])
+    return {key: value[:200] for key, _, value in pairs if key in ENVIRONMENT_KEYS}
 
 
 def part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
