@@ -52,9 +52,10 @@ _MAKE_ANEW = (
 class Call:
     """The calls of one operation; each may take what is left of its time, and raises only `RuntimeFailed`."""
 
-    def __init__(self, client: Any, address: str, deadline_at: float) -> None:
+    def __init__(self, client: Any, engine: Engine, deadline_at: float) -> None:
+        self.engine = engine
         self._client = client
-        self._address = address
+        self._address = engine.address
         self._deadline_at = deadline_at
 
     @property
@@ -137,10 +138,14 @@ class Call:
 
 
 class Engine:
-    """One engine at one address; each operation opens a connection of its own: a restart is no matter."""
+    """One engine at one address; each operation opens a connection of its own: a restart is no matter.
 
-    def __init__(self, address: str) -> None:
+    ``owner`` is the user whose rootless one it is, None for the machine's own and for a configured one.
+    """
+
+    def __init__(self, address: str, owner: int | None = None) -> None:
         self.address = address
+        self.owner = owner
         self._version: str | None = None
 
     @contextlib.contextmanager
@@ -157,7 +162,7 @@ class Engine:
                         self._version = str(client.version(api_version=False)["ApiVersion"])
                 client = self._client(self._version, deadline_seconds)
             with contextlib.closing(client):
-                yield Call(client, self.address, deadline_at)
+                yield Call(client, self, deadline_at)
         except RuntimeFailed as problem:
             if problem.kind in ("absent", "hanging", "bad_answer"):
                 self._version = None  # it may be another engine by the next call
