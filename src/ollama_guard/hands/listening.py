@@ -80,10 +80,14 @@ class Listening:
     def _on_told(self, name: Name, token: object, told: Told) -> None:
         if self._heeded.get(name) is not token:
             return
-        say = log().notice if told.happening in _CALM else log().warning
         kind, called, code = name[0].value, name[1], told.exit_code
-        text = _sentence(called, told)
-        say("runtime.told", message=text, kind=kind, name=called, happening=told.happening, exit_code=code)
+        text, what = _sentence(called, told), told.happening
+        if what in _CALM:
+            log().notice("runtime.told", message=text, kind=kind, name=called, happening=what, exit_code=code)
+        else:
+            log().warning(
+                "runtime.told", message=text, kind=kind, name=called, happening=what, exit_code=code
+            )
         self._heard()
 
     def _on_ended(self, name: Name, token: object, problem: RuntimeFailed | None) -> None:
