@@ -72,7 +72,7 @@ def test_a_server_is_found_by_its_cgroup_and_without_one_by_its_pid(
         assert abs(found.started_at - found.read_at) < 60
 
 
-def test_a_server_behind_a_reaping_init_is_found_and_a_process_far_down_is_not(
+def test_the_child_of_a_shell_is_found_and_left_alone_and_a_process_far_down_is_not(
     docker_engine: DockerEngine, runtime: DockerRuntime
 ) -> None:
     container = docker_engine.run(["/bin/sh", "-c", "sh -c 'sleep 1000; true' ; true"])
@@ -84,6 +84,8 @@ def test_a_server_behind_a_reaping_init_is_found_and_a_process_far_down_is_not(
         for pid in (child, grandchild)
     ]
     assert seen[0] is not None
+    assert seen[0].verbs == ()
+    assert "sh as its first process" in seen[0].cannot
     assert seen[1] is None
 
 
@@ -298,14 +300,14 @@ def test_entrypoint_mount_label_and_health_are_read(
         entrypoint=["/bin/sh", "/var/lib/ollama-guard/env/ollama-guard-entrypoint"],
         binds=[f"{folder}:/var/lib/ollama-guard/env:ro"],
         labels={"ollama-guard.authority": "server"},
-        environment=["OLLAMA_MODELS=/models"],
+        environment=["OLLAMA_MODELS=/models", "OLLAMA_KEEP_ALIVE=1h"],
         healthcheck={"test": ["CMD-SHELL", "exit 1"], "interval": 1_000_000_000, "retries": 1},
     )
     wait(lambda: runtime.read(container.name, DEADLINE_SECONDS).unhealthy)
     seen = runtime.read(container.name, DEADLINE_SECONDS)
     assert seen.constrainable
     assert seen.authority
-    assert seen.environment == {"OLLAMA_MODELS": "/models"}
+    assert seen.environment == {"OLLAMA_KEEP_ALIVE": "1h"}
     plain = runtime.read(docker_engine.run(SLEEP).name, DEADLINE_SECONDS)
     assert (plain.constrainable, plain.authority, plain.unhealthy) == (False, False, False)
     assert str(folder) in plain.hint

@@ -26,6 +26,8 @@ from ollama_guard.wire import Message, OutcomeReported
 KINDS = frozenset({ActionKind.CONSTRAIN, ActionKind.STOP, ActionKind.START, ActionKind.RELEASE})
 # A stop that hangs must not keep a start or a release waiting.
 WORKERS = 2
+# Failures of a stop after which it may end all the same: who was asked did not say no.
+_MAY_END = frozenset({"hanging", "stuck", "absent", "bad_answer"})
 # Seconds between two looks whether a process has ended.
 _LOOK_SECONDS = 0.05
 
@@ -172,7 +174,7 @@ class _Deed:
         try:
             port.stop(name, self._left_seconds)
         except RuntimeFailed as problem:
-            if problem.kind not in ("hanging", "stuck"):
+            if problem.kind not in _MAY_END:
                 with contextlib.suppress(RuntimeFailed):
                     self._stopped.started(name)
             raise

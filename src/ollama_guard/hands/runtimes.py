@@ -68,7 +68,7 @@ class Runtimes:
         self._readings: dict[Name, RuntimeReading] = {}
         self._left_at: dict[Name, float] = {}
         self._announcer = Announcer()
-        self._listening = Listening(mailbox, self._look_now)
+        self._listening = Listening(mailbox, self._look_now, clock)
         self._kept: frozenset[Name] | None = None
         self._asking = self._warned = False
         self._due_at, self._wait_seconds = 0.0, UNSETTLED_SECONDS

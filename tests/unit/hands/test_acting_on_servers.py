@@ -248,7 +248,13 @@ def test_what_is_stopped_is_kept_for_the_next_boot_until_it_is_started(bed: Bed,
     assert later.before_boot() == frozenset()
 
 
-@pytest.mark.parametrize(("word", "kept"), [("refused", set()), ("hanging", {"ollama"})])
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("refused", set()), ("denied", set()), ("hanging", {"ollama"}), ("stuck", {"ollama"}),
+        ("absent", {"ollama"}), ("bad_answer", {"ollama"}),
+    ],
+)  # fmt: skip
 def test_a_stop_that_was_refused_leaves_nothing_to_be_started(
     bed: Bed, tmp_path: Path, word: str, kept: set[str]
 ) -> None:

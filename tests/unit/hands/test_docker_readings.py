@@ -13,7 +13,7 @@ import pytest
 from ollama_guard.core.model import ServerReading
 from ollama_guard.core.runtime import Happening, Limits, RuntimeState, Told, container_id_of
 from ollama_guard.errors import RuntimeFailed
-from ollama_guard.hands.adapters.docker import DockerRuntime, adapter, readings
+from ollama_guard.hands.adapters.docker import DockerRuntime, engines, readings
 from ollama_guard.hands.adapters.docker import limits as limiting
 from ollama_guard.hands.remembered import RememberedLimits
 
@@ -36,7 +36,7 @@ def inspected(**changes: Any) -> dict[str, Any]:
         "HostConfig": {"Memory": 0, "MemorySwap": 0, "NanoCpus": 0, "CpuQuota": 0, "CpuPeriod": 0},
         "Config": {
             "Labels": {},
-            "Env": ["PATH=/bin", "OLLAMA_HOST=0.0.0.0:11434"],
+            "Env": ["PATH=/bin", "OLLAMA_API_KEY=secret", "OLLAMA_NUM_PARALLEL=2"],
             "Entrypoint": ["/bin/ollama"],
         },
         "Mounts": [],
@@ -55,7 +55,7 @@ def test_a_plain_container_may_have_everything_done_to_it() -> None:
     assert (seen.name, seen.id, seen.server_pid, seen.state) == ("ollama", ID, 77, RuntimeState.RUNNING)
     assert seen.verbs == ("stop", "start", "restart", "limit")
     assert seen.started_at == 1000.0
-    assert seen.environment == {"OLLAMA_HOST": "0.0.0.0:11434"}
+    assert seen.environment == {"OLLAMA_NUM_PARALLEL": "2"}, "what it is read for, and nobody's secrets"
     assert seen.cannot == ""
 
 
@@ -234,13 +234,13 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
         os.chown(folder, 1000, 1000)
     owner = folder.stat().st_uid
     monkeypatch.setattr("os.geteuid", lambda: 4321)
-    monkeypatch.setattr(adapter, "_USERS", tmp_path)
+    monkeypatch.setattr(engines, "_USERS", tmp_path)
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     return owner
 
 
 def addresses(runtime: DockerRuntime, uid: int | None) -> list[str]:
-    return [engine.address for engine in runtime._candidates(uid)]
+    return [engine.address for engine in runtime._engines.believed(uid)]
 
 
 def test_a_user_s_own_engine_is_believed_of_their_own_server_only(tmp_path: Path, stranger: int) -> None:
@@ -254,7 +254,7 @@ def test_a_user_s_own_engine_is_believed_of_their_own_server_only(tmp_path: Path
 def test_an_engine_that_is_not_believed_is_not_even_asked(
     tmp_path: Path, stranger: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter, "DEFAULT_ADDRESS", f"unix://{tmp_path}/none")
+    monkeypatch.setattr(engines, "DEFAULT_ADDRESS", f"unix://{tmp_path}/none")
     runtime = DockerRuntime("", tmp_path, RememberedLimits(tmp_path))
     path = tmp_path / "1000" / "docker.sock"
     path.unlink()

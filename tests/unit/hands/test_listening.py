@@ -13,7 +13,7 @@ import pytest
 from ollama_guard.core.runtime import Happening, RuntimeKind, Told
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands import journal
-from ollama_guard.hands.listening import Listening
+from ollama_guard.hands.listening import SELDOM_SECONDS, Listening
 from ollama_guard.testing.runtimes import FakeRuntime
 
 OLLAMA = (RuntimeKind.DOCKER, "ollama")
@@ -25,7 +25,7 @@ class TellingRuntime(FakeRuntime):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words: queue.Queue[Told | RuntimeFailed] = queue.Queue()
+        self.words: queue.Queue[Told | Exception] = queue.Queue()
         self.listeners: list[str] = []
         self.unwanted = threading.Event()
 
@@ -37,7 +37,7 @@ class TellingRuntime(FakeRuntime):
                 word = self.words.get(timeout=0.02)
             except queue.Empty:
                 continue
-            if isinstance(word, RuntimeFailed):
+            if isinstance(word, Exception):
                 raise word
             tell(word)
         self.unwanted.set()
@@ -51,7 +51,7 @@ class Story:
         self.loop, self._capfd = loop, capfd
         self.heard = 0
         self.port = TellingRuntime()
-        self.part = Listening(loop.mailbox, self._hear)
+        self.part = Listening(loop.mailbox, self._hear, loop.clock)
         self._same = self.port_of
         self.follow(OLLAMA)
 
@@ -75,7 +75,7 @@ class Story:
         self.loop.run_until(lambda: self.heard == before + len(words))
         return self.lines()
 
-    def broken(self, kind: str) -> list[dict[str, Any]]:
+    def broken(self, why: str | Exception) -> list[dict[str, Any]]:
         """The log lines after the stream broke."""
         done = False
 
@@ -83,7 +83,7 @@ class Story:
             nonlocal done
             done = True
 
-        self.port.words.put(RuntimeFailed(kind, "no more words"))
+        self.port.words.put(RuntimeFailed(why, "no more words") if isinstance(why, str) else why)
         threads = [thread for thread in threading.enumerate() if thread.name == "listening"]
         for thread in threads:
             thread.join(10)
@@ -140,16 +140,39 @@ def test_a_name_is_listened_to_once_and_a_stream_that_broke_is_taken_up_at_the_n
     assert story.port.listeners == ["ollama", "ollama"]
 
 
-@pytest.mark.parametrize("kind", ["denied", "refused"])
-def test_a_refusal_is_said_once_and_holds_until_another_engine_is_configured(story: Story, kind: str) -> None:
-    (line,) = story.broken(kind)
+def test_a_right_that_is_missing_is_said_once_and_holds_until_another_engine_is_configured(
+    story: Story,
+) -> None:
+    (line,) = story.broken("denied")
     assert line["event"] == "guard.warned"
     assert line["message"].endswith("is seen by looking alone: no more words")
+    story.loop.now += 100 * SELDOM_SECONDS
     story.follow(OLLAMA)
     assert story.port.listeners == ["ollama"]
     story.part.follow([OLLAMA], lambda _: story.port)
     story.told(Told(Happening.HEALTHY))
     assert story.port.listeners == ["ollama", "ollama"]
+
+
+@pytest.mark.parametrize(
+    "why", ["refused", "bad_answer", RuntimeError("half an object"), ImportError("no docker"), KeyError("x")]
+)
+def test_what_went_wrong_otherwise_is_said_once_and_tried_again_seldom(
+    story: Story, why: str | Exception
+) -> None:
+    """A proxy's 500 in a bad moment, an answer that is none, even a defect: no thread ends unheard."""
+    (line,) = story.broken(why)
+    assert line["event"] == "guard.warned"
+    story.loop.now += SELDOM_SECONDS - 1
+    story.follow(OLLAMA)
+    assert story.port.listeners == ["ollama"]
+    story.loop.now += 1
+    story.follow(OLLAMA)
+    assert story.broken(why) == [], "it is said once"
+    story.loop.now += SELDOM_SECONDS
+    story.follow(OLLAMA)
+    story.told(Told(Happening.HEALTHY))
+    assert len(story.port.listeners) == 3
 
 
 def test_what_is_no_longer_followed_is_not_heard(story: Story) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def test_a_container_s_volume_is_found_by_both_mount_tables(tmp_path: Path) -> N
     escaped = str(volume).replace(" ", "\\040")
     mounts = f"30 1 0:50 / / rw - overlay o rw\n31 30 8:1 {escaped} /root/.ollama rw - ext4 /dev/sda1 rw\n"
     proc = process(tmp_path / "proc", root, mounts)
+    told = locate(Wanted(told="/root/.ollama/models", servers=(SERVER,)), proc)
+    assert told == Place(f"{volume}/models")
+
+
+@pytest.mark.parametrize("name", ["für Ölama", "a\\040b", "tab\tnew\nline", "\u2028 \x85 \x0c", "\udcff"])
+def test_a_mount_point_is_read_whatever_its_letters_are(tmp_path: Path, name: str) -> None:
+    """Also bytes that are no UTF-8; the kernel writes four characters in octal, and all else as it is."""
+    volume = tmp_path / name
+    volume.symlink_to(store(tmp_path / "root/root/.ollama/models").parent)
+    escaped = str(volume).replace("\\", "\\134")
+    for letter in " \t\n":
+        escaped = escaped.replace(letter, f"\\{ord(letter):03o}")
+    proc = process(tmp_path / "proc", tmp_path / "root")
+    line = f"31 30 8:1 {escaped} /root/.ollama rw - ext4 /dev/sda1 rw\n"
+    (proc / "77" / "mountinfo").write_bytes(os.fsencode(line))
     told = locate(Wanted(told="/root/.ollama/models", servers=(SERVER,)), proc)
     assert told == Place(f"{volume}/models")
 

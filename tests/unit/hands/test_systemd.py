@@ -77,6 +77,16 @@ def test_a_unit_is_constrainable_when_it_reads_our_file(bed: Bed) -> None:
     assert after.hint == ""
 
 
+def test_of_its_environment_no_more_is_kept_than_it_is_read_for(bed: Bed) -> None:
+    """A reading stands in the traces, which are shown to others."""
+    bed.unit.environment = (
+        "OLLAMA_API_KEY=secret",
+        "OLLAMA_HOST=http://user:word@x",
+        "LLAMA_ARG_CACHE_RAM=0",
+    )
+    assert bed.runtime.read(NAME, 5).environment == {"LLAMA_ARG_CACHE_RAM": "0"}
+
+
 @pytest.mark.parametrize(
     ("changes", "state"),
     [

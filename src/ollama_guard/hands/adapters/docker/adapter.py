@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,8 +15,10 @@ from ollama_guard.core.runtime import Limits, RuntimeReading, RuntimeState, Told
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.adapters.docker import limits as limiting
 from ollama_guard.hands.adapters.docker import readings
-from ollama_guard.hands.adapters.docker.engine import DEFAULT_ADDRESS, Call, Engine
+from ollama_guard.hands.adapters.docker.engine import Call, Engine
+from ollama_guard.hands.adapters.docker.engines import Engines, as_told_by, key_of
 from ollama_guard.hands.adapters.docker.facts import facts_of
+from ollama_guard.hands.adapters.docker.mains import not_alone, place_in
 from ollama_guard.ports import LimitsBook
 
 # Seconds between SIGTERM and SIGKILL: Ollama ends in 0.2 s, a frozen one not at all.
@@ -27,37 +28,36 @@ ASK_AFTERWARDS_SECONDS = 1.0
 # Containers that are asked for their namespaces in one look; what they join never changes, so once each.
 INSPECT_LIMIT = 200
 # Seconds of one round of listening, less than the minute after which proxies cut what is silent; those that
-# a round lasts less when nothing is wrong; and those for all that comes before its first word.
-ROUND_SECONDS, EARLY_SECONDS, OPENING_SECONDS = 50.0, 5.0, 4.0
-_USERS = Path("/run/user")
+# a round lasts less when nothing is wrong, or more; and those for all that comes before its first word.
+ROUND_SECONDS, EARLY_SECONDS, SLACK_SECONDS, OPENING_SECONDS = 50.0, 5.0, 10.0, 4.0
 
 
 class DockerRuntime:
-    """Every engine of this machine: the configured one, else DOCKER_HOST, else the usual sockets.
+    """Every engine of this machine: the configured one, else DOCKER_HOST, else the usual sockets (`Engines`).
 
     Calls may come from several threads.
     """
 
     def __init__(self, docker_host: str, env_folder: Path, book: LimitsBook) -> None:
-        self._chosen = docker_host or os.environ.get("DOCKER_HOST", "")
+        self._engines = Engines(docker_host)
         self._env_folder = str(env_folder)
         self._book = book
-        self._engines: dict[str, Engine] = {}
-        self._where: dict[str, Engine] = {}
         self._joins: dict[str, frozenset[str]] = {}
+        self._not_alone: dict[str, str] = {}
 
     def find(self, server: ServerReading, deadline_seconds: float) -> RuntimeReading | None:
         """The container whose main process the server is: by its cgroup's id, else by every State.Pid."""
         deadline_at = time.monotonic() + deadline_seconds
         container, failed = container_id_of(server.cgroup or ""), None
-        for engine in self._candidates(server.uid):
+        for engine in self._engines.believed(server.uid):
             try:
                 with engine.calls(deadline_at - time.monotonic()) as call:
                     inspected = call.known(container) if container else None
                     if inspected is None:
                         inspected = _running_as(call, server.pid)
-                    if inspected is not None and is_main(inspected, server.pid):
-                        self._where[readings.name_of(inspected)] = engine
+                    place = None if inspected is None else place_in(inspected, server.pid)
+                    if inspected is not None and place is not None:
+                        self._not_alone = self._not_alone | {key_of(engine, inspected): place}
                         return self._read(call, inspected)
             except RuntimeFailed as problem:
                 failed = failed or problem
@@ -76,7 +76,7 @@ class DockerRuntime:
         What is written by it may be written as root, so only engines that are believed are asked.
         """
         deadline_at = time.monotonic() + deadline_seconds
-        engine = self._holder(name, self._candidates(uid), deadline_at)
+        engine = _holder(name, self._engines.believed(uid), deadline_at)
         with engine.calls(deadline_at - time.monotonic()) as call:
             return facts_of(call.inspect(name))
 
@@ -122,7 +122,7 @@ class DockerRuntime:
             until, begun = since + ROUND_SECONDS, time.monotonic()
             with self._calls(name, OPENING_SECONDS) as (call, inspected):
                 called = readings.name_of(inspected)
-                for event in call.events(called, readings.EVENTS, since, until):
+                for event in call.events(called, readings.EVENTS, since, until, SLACK_SECONDS):
                     told = readings.told_of(event, called)
                     if told is not None:
                         tell(told)
@@ -133,7 +133,8 @@ class DockerRuntime:
     def limit(self, name: str, limits: Limits, deadline_seconds: float) -> tuple[str, ...]:
         """Set live limits; returns a sentence for each one that was left out, and why. Never below use."""
         with self._calls(name, deadline_seconds) as (call, inspected):
-            key, now = _key(inspected), limiting.limits_of(inspected)
+            _may(self._read(call, inspected), "limit")
+            key, now = key_of(call.engine, inspected), limiting.limits_of(inspected)
             running = bool((inspected.get("State") or {}).get("Running"))
             used, unread = _used(call, inspected) if running else (None, "")
             if unread:
@@ -153,7 +154,7 @@ class DockerRuntime:
     def unlimit(self, name: str, deadline_seconds: float) -> None:
         """Put the limits back that were there before the first `limit`."""
         with self._calls(name, deadline_seconds) as (call, inspected):
-            key, now = _key(inspected), limiting.limits_of(inspected)
+            key, now = key_of(call.engine, inspected), limiting.limits_of(inspected)
             owner = self._book.before(key)
             if owner is None:
                 return
@@ -167,8 +168,13 @@ class DockerRuntime:
         clocks = readings.Clocks(time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
         shared_by = self._sharing(call, inspected)
         reading = readings.reading_of(inspected, shared_by, self._env_folder, clocks)
-        owners = self._book.before(_key(inspected))
-        return reading if owners is None else replace(reading, owners_limit_bytes=owners.get("Memory", 0))
+        key = key_of(call.engine, inspected)
+        if why := self._not_alone.get(key):
+            reading = not_alone(reading, why)
+        owners = self._book.before(key)
+        if owners is not None:
+            reading = replace(reading, owners_limit_bytes=owners.get("Memory", 0))
+        return as_told_by(call.engine, reading)
 
     def _sharing(self, call: Call, inspected: dict[str, Any]) -> list[str]:
         """The running containers that live in this one's namespaces."""
@@ -177,13 +183,13 @@ class DockerRuntime:
         names, name = [], readings.name_of(inspected)
         known, joins = self._joins, {}  # replaced whole, since another thread may be reading it
         for entry in listed:
-            other = str(entry.get("Id", ""))
-            if other not in known:
+            other, key = str(entry.get("Id", "")), key_of(call.engine, entry)
+            if key not in known:
                 seen = call.known(other)
-                joins[other] = frozenset() if seen is None else readings.joins(seen)
+                joins[key] = frozenset() if seen is None else readings.joins(seen)
             else:
-                joins[other] = known[other]
-            if any(this.startswith(joined) or joined == name for joined in joins[other]):
+                joins[key] = known[key]
+            if any(this.startswith(joined) or joined == name for joined in joins[key]):
                 names.append(str((entry.get("Names") or [other])[0]).lstrip("/"))
         self._joins = joins
         return sorted(names)
@@ -192,68 +198,20 @@ class DockerRuntime:
     def _calls(self, name: str, deadline_seconds: float) -> Iterator[tuple[Call, dict[str, Any]]]:
         """One operation on the engine that has a container of this name."""
         deadline_at = time.monotonic() + deadline_seconds
-        engine = self._where.get(name)
-        if engine is None:
-            believed = self._candidates()
-            engine = self._holder(name, [*believed, *self._unproven()], deadline_at)
-            if engine in believed:
-                self._where[name] = engine
+        engines, plain = self._engines.of(name)
+        engine = _holder(plain, engines, deadline_at)
         with engine.calls(deadline_at - time.monotonic()) as call:
-            yield call, call.inspect(name)
-
-    def _holder(self, name: str, candidates: list[Engine], deadline_at: float) -> Engine:
-        """The first that knows the container; if none does, the first of all, which says why not."""
-        if len(candidates) > 1:
-            for engine in candidates:
-                with contextlib.suppress(RuntimeFailed), engine.calls(deadline_at - time.monotonic()) as call:
-                    if call.known(name) is not None:
-                        return engine
-        return candidates[0]
-
-    def _candidates(self, uid: int | None = None) -> list[Engine]:
-        """Where a Docker may listen whose word counts: the usual place first, so that its absence has a name.
-
-        Whoever may log in can have anything listen at a socket of their own, and say of it that it runs a
-        server. Their word counts for a server that is theirs (``uid``), and where this process is theirs.
-        """
-        if self._chosen:
-            return self._engines_at([self._chosen])
-        believed = {0, os.geteuid(), uid}
-        own = [address for address, owner in _rootless_addresses() if owner in believed]
-        return self._engines_at([DEFAULT_ADDRESS, *own])
-
-    def _unproven(self) -> list[Engine]:
-        """Everybody's: a container of theirs that we stopped must be found again after our own restart."""
-        return self._engines_at([] if self._chosen else [address for address, _ in _rootless_addresses()])
-
-    def _engines_at(self, addresses: list[str]) -> list[Engine]:
-        return [self._engines.setdefault(address, Engine(address)) for address in addresses]
+            yield call, call.inspect(plain)
 
 
-def _rootless_addresses() -> list[tuple[str, int]]:
-    """The sockets of those who run a Docker of their own, as far as this process may see them, and whose.
-
-    The folder's owner counts: who that is may put another socket there at any moment.
-    """
-    try:
-        sockets = sorted(_USERS.glob("*/docker.sock"))
-        return [(f"unix://{path}", path.parent.lstat().st_uid) for path in sockets]
-    except OSError:
-        return []
-
-
-def is_main(inspected: dict[str, Any], pid: int) -> bool:
-    """Whether a process is a container's first, or the child of one that only reaps (``--init``)."""
-    main = readings.main_pid(inspected)
-    return main is not None and (main == pid or main == _parent_of(pid))
-
-
-def _parent_of(pid: int) -> int | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-        return int(stat.rpartition(b")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
+def _holder(name: str, candidates: list[Engine], deadline_at: float) -> Engine:
+    """The first that knows the container; if none does, the first of all, which says why not."""
+    if len(candidates) > 1:
+        for engine in candidates:
+            with contextlib.suppress(RuntimeFailed), engine.calls(deadline_at - time.monotonic()) as call:
+                if call.known(name) is not None:
+                    return engine
+    return candidates[0]
 
 
 def _running_as(call: Call, pid: int) -> dict[str, Any] | None:
@@ -279,11 +237,6 @@ def _may(reading: RuntimeReading, verb: str) -> None:
     """The last look before the act: what was true when it was decided may have changed."""
     if verb not in reading.verbs:
         raise RuntimeFailed("refused", reading.cannot)
-
-
-def _key(inspected: dict[str, Any]) -> str:
-    """A container that compose made anew has the owner's limits again, so its id counts, not its name."""
-    return f"docker:{inspected.get('Id', '')}"
 
 
 def _swap_said(what: str, text: str) -> str:

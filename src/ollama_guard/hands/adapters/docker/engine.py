@@ -7,31 +7,38 @@ that the call runs in gives it up.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import requests
 from docker.api import APIClient
 from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env
+from requests.exceptions import ChunkedEncodingError
 from urllib3.exceptions import HTTPError
 
 from ollama_guard.core.events import one_line
 from ollama_guard.errors import RuntimeFailed
+from ollama_guard.hands.adapters.docker.asleep import is_asleep
 
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 # The oldest API with a one-shot reading of use (Docker 20.10); said until the engine has told its own.
 _FIRST_VERSION = "1.41"
-# What a socket proxy answers to a call that it does not grant.
-DENIED_CODES = (401, 403)
+# What the status of an answer says; all others are Docker's own no. A socket proxy answers by itself to what
+# it does not grant, and in the place of a Docker that is away (HAProxy: 502, 503) or too slow (504).
+_KINDS = {401: "denied", 403: "denied", 404: "gone", 502: "absent", 503: "absent", 504: "hanging"}
 # What the SDK and the libraries below it raise; a stream is urllib3's own.
 _FOREIGN = (
     requests.RequestException, HTTPError, DockerException, OSError, LookupError, ValueError, TypeError,
+    AttributeError, RuntimeError,
 )  # fmt: skip
+# Bytes of a stream that are read at a time, and that one event may have; it has some hundreds.
+_READ_BYTES, _LONGEST_EVENT = 2**16, 2**18
 # Seconds; the SDK takes 0 for "no time-out".
 _SHORTEST_SECONDS = 0.001
 # What containerd 1.6 was seen to say, for good, of what such a start leaves; no call of Docker's clears it.
@@ -45,9 +52,10 @@ _MAKE_ANEW = (
 class Call:
     """The calls of one operation; each may take what is left of its time, and raises only `RuntimeFailed`."""
 
-    def __init__(self, client: Any, address: str, deadline_at: float) -> None:
+    def __init__(self, client: Any, engine: Engine, deadline_at: float) -> None:
+        self.engine = engine
         self._client = client
-        self._address = address
+        self._address = engine.address
         self._deadline_at = deadline_at
 
     @property
@@ -104,33 +112,47 @@ class Call:
             url = f"{api.base_url}/v{api.api_version}/containers/{container}/update"
             response = api.post(url, json=dict(changes), timeout=self.left_seconds)
             if not response.ok:
-                kind = "denied" if response.status_code in DENIED_CODES else "refused"
-                raise RuntimeFailed(kind, _said(response))
+                raise RuntimeFailed(_KINDS.get(response.status_code, "refused"), _said(response))
 
     def events(
-        self, container: str, kinds: Sequence[str], since: float, until: float
+        self, container: str, kinds: Sequence[str], since: float, until: float, slack_seconds: float
     ) -> Iterator[dict[str, Any]]:
         """What happens, as it happens, to all containers whose name or id begins like this.
 
-        ``since`` and ``until`` are epoch seconds. It ends then, or with the engine; silence is no failure.
+        ``since`` and ``until`` are epoch seconds. It ends then, or with the engine; silence is no failure,
+        but what has not ended ``slack_seconds`` later is given up. The SDK's own call knows no time-out, and
+        takes an error's text for an event.
         """
-        filters = {"type": "container", "container": container, "event": list(kinds)}
+        filters = {"type": ["container"], "container": [container], "event": list(kinds)}
+        asked = {"since": f"{since:.9f}", "until": f"{until:.9f}", "filters": json.dumps(filters)}
         with self._api() as api:
-            told = api.events(since=f"{since:.9f}", until=f"{until:.9f}", filters=filters, decode=True)
-            for event in told:
-                yield _mapping(event)
+            patience = max(0.0, until - time.time()) + slack_seconds
+            over_at = time.monotonic() + patience
+            url = f"{api.base_url}/v{api.api_version}/events"
+            answer = api.get(url, params=asked, stream=True, timeout=(self.left_seconds, patience))
+            with contextlib.closing(answer):
+                if not answer.ok:
+                    raise RuntimeFailed(_KINDS.get(answer.status_code, "refused"), _said(answer))
+                for line in _lines(answer.iter_content(_READ_BYTES), over_at):
+                    yield _mapping(json.loads(line))
 
 
 class Engine:
-    """One engine at one address; each operation opens a connection of its own: a restart is no matter."""
+    """One engine at one address; each operation opens a connection of its own: a restart is no matter.
 
-    def __init__(self, address: str) -> None:
+    ``owner`` is the user whose rootless one it is, None for the machine's own and for a configured one.
+    """
+
+    def __init__(self, address: str, owner: int | None = None) -> None:
         self.address = address
+        self.owner = owner
         self._version: str | None = None
 
     @contextlib.contextmanager
     def calls(self, deadline_seconds: float) -> Iterator[Call]:
         """The calls of one operation; whatever goes wrong in it is raised as `RuntimeFailed`."""
+        if deadline_seconds <= 0:
+            raise RuntimeFailed("hanging", f"no time was left to ask Docker at {self.address}")
         deadline_at = time.monotonic() + deadline_seconds
         try:
             with naming(self.address):
@@ -140,7 +162,7 @@ class Engine:
                         self._version = str(client.version(api_version=False)["ApiVersion"])
                 client = self._client(self._version, deadline_seconds)
             with contextlib.closing(client):
-                yield Call(client, self.address, deadline_at)
+                yield Call(client, self, deadline_at)
         except RuntimeFailed as problem:
             if problem.kind in ("absent", "hanging", "bad_answer"):
                 self._version = None  # it may be another engine by the next call
@@ -154,9 +176,12 @@ class Engine:
 
 
 def knock(address: str, timeout_seconds: float) -> None:
-    """Connect once before the SDK does, which leaves its socket open when nobody listens."""
+    """Connect once before the SDK does, which leaves its socket open when nobody listens; not to wake it."""
     scheme, _, path = address.partition("://")
     if scheme in ("unix", "http+unix"):
+        if is_asleep(path):
+            text = f"Docker is stopped, and to connect to {address} would start it (docker.socket)"
+            raise RuntimeFailed("absent", text)
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(timeout_seconds)
             sock.connect(path)
@@ -176,8 +201,9 @@ def named(problem: Exception, address: str) -> RuntimeFailed:
     if isinstance(problem, NotFound):
         return RuntimeFailed("gone", f"Docker does not know it: {_explained(problem)}")
     if isinstance(problem, APIError):
-        kind = "denied" if problem.status_code in DENIED_CODES else "refused"
-        return RuntimeFailed(kind, f"Docker refused: {_explained(problem)}")
+        kind = _KINDS.get(problem.status_code, "refused")
+        verb = "refused" if kind in ("refused", "denied") else "is not there to answer"
+        return RuntimeFailed(kind, f"Docker {verb}: {_explained(problem)}")
     cause = _system_error(problem)
     if isinstance(problem, requests.Timeout) or isinstance(cause, (TimeoutError, BlockingIOError)):
         return RuntimeFailed("hanging", f"Docker at {address} did not answer in time")
@@ -185,7 +211,7 @@ def named(problem: Exception, address: str) -> RuntimeFailed:
         return RuntimeFailed("denied", f"Docker's socket {address} may not be used by this user")
     if isinstance(cause, (FileNotFoundError, ConnectionRefusedError)):
         return RuntimeFailed("absent", f"no Docker listens at {address}: {cause.strerror}")
-    if isinstance(problem, (requests.ConnectionError, HTTPError)) or cause is not None:
+    if isinstance(problem, (requests.ConnectionError, ChunkedEncodingError, HTTPError)) or cause is not None:
         return RuntimeFailed("absent", f"Docker at {address} went away during the call")
     return RuntimeFailed("bad_answer", f"Docker at {address} answered oddly: {one_line(str(problem), 200)}")
 
@@ -195,7 +221,22 @@ def _explained(problem: APIError) -> str:
     return f"{text}; {_MAKE_ANEW}" if _HALF_MADE.search(text) else text
 
 
+def _lines(pieces: Iterable[bytes], over_at: float) -> Iterator[bytes]:
+    """The lines of a stream until a monotonic time, none of them longer than an event may be."""
+    rest = b""
+    for piece in pieces:
+        if time.monotonic() > over_at:
+            raise TimeoutError
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from filter(None, lines)
+        if len(rest) > _LONGEST_EVENT:
+            raise ValueError("an event without an end")
+    if rest.strip():
+        yield rest
+
+
 def _said(response: Any) -> str:
+    """Why an answer with an error's status was given, which may be longer than is to be kept."""
     try:
         text = str(response.json()["message"])
     except (ValueError, LookupError, TypeError):

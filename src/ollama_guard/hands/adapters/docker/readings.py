@@ -8,7 +8,14 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
-from ollama_guard.core.runtime import Happening, RuntimeKind, RuntimeReading, RuntimeState, Told
+from ollama_guard.core.runtime import (
+    ENVIRONMENT_KEYS,
+    Happening,
+    RuntimeKind,
+    RuntimeReading,
+    RuntimeState,
+    Told,
+)
 from ollama_guard.hands.adapters.docker.limits import AS_GOOD_AS_NONE_BYTES
 
 AUTHORITY_LABEL = "ollama-guard.authority"
@@ -20,8 +27,6 @@ _ORCHESTRATORS = {
     "com.docker.swarm.service.name": "Swarm's service",
     "io.kubernetes.pod.name": "Kubernetes' pod",
 }
-_ENVIRONMENT_PREFIXES = ("OLLAMA_", "LLAMA_ARG_")
-_ENVIRONMENT_LIMIT = 40
 _VERBS = ("stop", "start", "restart", "limit")
 
 
@@ -35,7 +40,7 @@ class Clocks:
 
 def main_pid(inspected: Mapping[str, Any]) -> int | None:
     """The container's first process as this machine numbers it, None while it has none."""
-    return _part(inspected, "State").get("Pid") or None
+    return part(inspected, "State").get("Pid") or None
 
 
 def name_of(inspected: Mapping[str, Any]) -> str:
@@ -43,12 +48,17 @@ def name_of(inspected: Mapping[str, Any]) -> str:
     return str(inspected.get("Name") or inspected.get("Id") or "?").lstrip("/")
 
 
+def has_authority(inspected: Mapping[str, Any]) -> bool:
+    """Whether its owner lets the guard stop and start it."""
+    return part(part(inspected, "Config"), "Labels").get(AUTHORITY_LABEL) == "server"
+
+
 def reading_of(
     inspected: Mapping[str, Any], shared_by: Sequence[str], env_folder: str, clocks: Clocks
 ) -> RuntimeReading:
     """All that matters of a container; ``shared_by`` names those that live in its namespaces."""
-    host, config = _part(inspected, "HostConfig"), _part(inspected, "Config")
-    state = _part(inspected, "State")
+    host, config = part(inspected, "HostConfig"), part(inspected, "Config")
+    state = part(inspected, "State")
     labels = config.get("Labels") or {}
     limit = host.get("Memory") or 0
     constrainable = _has_entrypoint(inspected) and _has_mount(inspected, env_folder)
@@ -65,8 +75,8 @@ def reading_of(
         constrainable=constrainable,
         auto_remove=bool(host.get("AutoRemove")),
         shared_by=tuple(shared_by),
-        authority=labels.get(AUTHORITY_LABEL) == "server",
-        unhealthy=_part(state, "Health").get("Status") == "unhealthy",
+        authority=has_authority(inspected),
+        unhealthy=part(state, "Health").get("Status") == "unhealthy",
         memory_limit_bytes=limit if 0 < limit < AS_GOOD_AS_NONE_BYTES else None,
         environment=_environment(config.get("Env") or []),
     )
@@ -80,7 +90,7 @@ EVENTS = ("oom", "die", "health_status")
 
 def told_of(event: Mapping[str, Any], name: str) -> Told | None:
     """What an event says of the container of this name; Docker's filter passes names that begin so too."""
-    about = _part(_part(event, "Actor"), "Attributes")
+    about = part(part(event, "Actor"), "Attributes")
     if about.get("name") != name:
         return None
     kind, _, detail = str(event.get("Action", "")).partition(":")
@@ -99,7 +109,7 @@ def told_of(event: Mapping[str, Any], name: str) -> Told | None:
 
 def joins(inspected: Mapping[str, Any]) -> frozenset[str]:
     """The containers (ids or names) whose network, processes or shared memory a container lives in."""
-    host = _part(inspected, "HostConfig")
+    host = part(inspected, "HostConfig")
     modes = (str(host.get(key) or "") for key in ("NetworkMode", "PidMode", "IpcMode"))
     joined = (mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))
     return frozenset(filter(None, joined))
@@ -145,7 +155,7 @@ def _hint(inspected: Mapping[str, Any], env_folder: str) -> str:
 
 
 def _has_entrypoint(inspected: Mapping[str, Any]) -> bool:
-    words = _part(inspected, "Config").get("Entrypoint") or []
+    words = part(inspected, "Config").get("Entrypoint") or []
     return any(PurePath(str(word)).name == PurePath(ENTRYPOINT).name for word in words)
 
 
@@ -155,7 +165,7 @@ def _has_mount(inspected: Mapping[str, Any], env_folder: str) -> bool:
     By the mount's source; a guard that is a container itself can't know that, but has it at the same place.
     """
     lines = dict(
-        str(line).split("=", 1) for line in _part(inspected, "Config").get("Env") or [] if "=" in str(line)
+        str(line).split("=", 1) for line in part(inspected, "Config").get("Env") or [] if "=" in str(line)
     )
     file = PurePath(lines.get(FILE_VARIABLE) or f"{INSIDE_FOLDER}/ollama.env")
     for mount in inspected.get("Mounts") or []:
@@ -180,11 +190,12 @@ def _started_at(state: Mapping[str, Any], clocks: Clocks) -> float | None:
 
 
 def _environment(lines: Sequence[object]) -> dict[str, str]:
+    """What the guard might set itself; all else can be a secret, and a reading is recorded."""
     pairs = [str(line).partition("=") for line in lines]
-    ours = [(key, value[:200]) for key, _, value in pairs if key.startswith(_ENVIRONMENT_PREFIXES)]
-    return dict(ours[:_ENVIRONMENT_LIMIT])
+    return {key: value[:200] for key, _, value in pairs if key in ENVIRONMENT_KEYS}
 
 
-def _part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    part = document.get(key)
-    return part if isinstance(part, Mapping) else {}
+def part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A part of an answer; an empty one where it is missing or odd."""
+    found = document.get(key)
+    return found if isinstance(found, Mapping) else {}

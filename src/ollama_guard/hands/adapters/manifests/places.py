@@ -8,6 +8,8 @@ is still found when the container is stopped. A folder is taken only when it pro
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from ollama_guard.core.model import ServerReading
 _USUAL = ("/root/.ollama/models", "/usr/share/ollama/.ollama/models")
 # Bytes; an environment longer than this is not read further.
 _LARGEST_FILE = 256 * 1024
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 # Blobs that are looked for before a folder is taken for the server's own.
 _PROOFS = 3
 
@@ -124,12 +127,16 @@ class _Mount:
 def _mounts(file: Path) -> list[_Mount]:
     """The lines of a mountinfo(5) file, their octal escapes undone."""
     found = []
-    for line in _text(file).splitlines():
+    for line in _text(file).split("\n"):
         words = line.split(" ")
         if len(words) > 5:
-            root, point = (word.encode().decode("unicode_escape") for word in (words[3], words[4]))
-            found.append(_Mount(words[2], root, point))
+            found.append(_Mount(words[2], _plain(words[3]), _plain(words[4])))
     return found
+
+
+def _plain(word: str) -> str:
+    """A path as it is, whatever its bytes; the kernel writes blanks and backslashes of one in octal."""
+    return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), os.fsencode(word)))
 
 
 def _below(path: str, top: str) -> str | None:
@@ -168,5 +175,5 @@ def _environment(process: Path) -> dict[str, str]:
 def _text(file: Path) -> str:
     """A file of /proc; "" where this process may not read it."""
     with contextlib.suppress(OSError), file.open("rb") as opened:
-        return opened.read(_LARGEST_FILE).decode("utf-8", "surrogateescape")
+        return os.fsdecode(opened.read(_LARGEST_FILE))
     return ""

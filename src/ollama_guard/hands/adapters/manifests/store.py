@@ -23,14 +23,13 @@ from ollama_guard.core import naming
 from ollama_guard.core.events import one_line
 from ollama_guard.core.quarantined import Hidden, QuarantineEntry
 from ollama_guard.errors import StoreFailed
+from ollama_guard.hands.adapters.manifests.folders import made, unwritable_below
 from ollama_guard.hands.adapters.manifests.renaming import rename_new
 from ollama_guard.hands.adapters.manifests.tree import (
     ManifestFile,
     inside,
-    made,
     opened,
     spelled,
-    unwritable_below,
 )
 
 # Manifests that are read in one pass; each name of each model is one.
@@ -108,7 +107,7 @@ class Manifests:
         return tuple(found)
 
     def unwritable(self) -> str:
-        """Why manifests can't be renamed here, "" if they can; looks at the folders' rights only."""
+        """Why manifests can't be renamed here, "" if they can; by the folders' rights and this user's."""
         with self._told("manifests"), inside(self.folder, "manifests") as top:
             return unwritable_below(top, f"{self.folder}/manifests")
 
@@ -140,10 +139,14 @@ class Manifests:
             os.unlink(source.name.tag, dir_fd=source.folder)
             os.fsync(source.folder)
             return
-        top = stack.enter_context(inside(self.folder, "manifests"))
-        folder = top
-        for part in to.parts[:3]:
-            folder = stack.enter_context(made(folder, part))
+        folder = stack.enter_context(inside(self.folder, "manifests"))
+        try:
+            for part in to.parts[:3]:
+                folder = stack.enter_context(made(folder, part, ours=to.hidden))
+        except StoreFailed:
+            if to.hidden:
+                self._sweep(to)
+            raise
         source.read()  # refuses what is no regular file
         rename_new(source.folder, source.name.tag, folder, to.tag)
         # The new place first: a power cut in between leaves it in one of the two, or in both.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -57,22 +56,6 @@ def inside(models: str, name: str) -> Iterator[int]:
         yield folder
 
 
-@contextlib.contextmanager
-def made(above: int, part: str) -> Iterator[int]:
-    """A folder below another, made if need be with that one's owner and rights: it is Ollama's as well."""
-    step = spelled(above, part)
-    if step is None:
-        status = os.fstat(above)
-        os.mkdir(part, 0o700, dir_fd=above)
-        with opened(above, part) as new:
-            with contextlib.suppress(PermissionError):  # who is not root gives it to nobody
-                os.fchown(new, status.st_uid, status.st_gid)
-            os.fchmod(new, stat.S_IMODE(status.st_mode))
-        os.fsync(above)
-    with opened(above, step or part) as folder:
-        yield folder
-
-
 def spelled(folder: int, part: str) -> str | None:
     """How a step is spelled in a folder: exactly so, else in the one other case that is there."""
     there = os.listdir(folder)
@@ -82,25 +65,3 @@ def spelled(folder: int, part: str) -> str | None:
     if len(alike) > 1:
         raise StoreFailed(f"{' and '.join(sorted(alike))} differ in case only: Ollama can't tell them apart")
     return alike[0] if alike else None
-
-
-def unwritable_below(folder: int, path: str, depth: int = 0) -> str:
-    """Why something in this folder, three steps deep, can't be renamed by this user; "" if all can."""
-    if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True):
-        return f"{path} is not writable for this user"
-    if depth == 3:
-        return ""
-    for entry in sorted(os.listdir(folder)):
-        with contextlib.suppress(NotADirectoryError, FileNotFoundError):
-            try:
-                with opened(folder, entry) as below:
-                    why = unwritable_below(below, f"{path}/{entry}", depth + 1)
-            except PermissionError:
-                why = f"{path}/{entry} can't be opened by this user"
-            except OSError as problem:
-                if problem.errno != errno.ELOOP:
-                    raise
-                continue  # a link: what lies behind it is refused when it is asked for
-            if why:
-                return why
-    return ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ollama_guard.core.runtime import Limits, RuntimeKind, RuntimeReading, RuntimeState
+from ollama_guard.core.runtime import ENVIRONMENT_KEYS, Limits, RuntimeKind, RuntimeReading, RuntimeState
 from ollama_guard.core.units import bytes_text
 
 INFINITY = 2**64 - 1
@@ -25,7 +25,6 @@ _STATES = {
     "maintenance": RuntimeState.CHANGING,
 }
 _DOWN = (RuntimeState.STOPPED, None)
-_ENVIRONMENT_PREFIXES = ("OLLAMA_", "LLAMA_ARG_")
 _LIMITS = ("MemoryMax", "CPUQuotaPerSecUSec")
 # By which of its properties a unit names those that a stop job of it stops as well (systemd.unit(5)); a start
 # of it starts none of them again.
@@ -145,5 +144,6 @@ def _hint(name: str, environment_file: str) -> str:
 
 
 def _environment(lines: Sequence[str]) -> dict[str, str]:
+    """What the guard might set itself; all else can be a secret, and a reading is recorded."""
     pairs = [str(line).partition("=") for line in lines]
-    return {key: value[:200] for key, _, value in pairs if key.startswith(_ENVIRONMENT_PREFIXES)}
+    return {key: value[:200] for key, _, value in pairs if key in ENVIRONMENT_KEYS}
