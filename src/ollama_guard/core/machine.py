@@ -6,9 +6,11 @@ wrong with it.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from ollama_guard.core.foreseen import DEFAULT_CONTEXT_TOKENS
 from ollama_guard.core.runtime import RuntimeKind
@@ -216,6 +218,15 @@ def listens_at(host: str) -> tuple[str, int]:
 def open_to_all(address: str) -> bool:
     """Whether an address to listen at is every address of the machine."""
     return address in ("0.0.0.0", "::", "*")  # noqa: S104 (this is the test for it)
+
+
+def on_loopback(url: str) -> bool:
+    """Whether a URL says loopback; this machine's other addresses don't count."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def context_tokens(environment: Mapping[str, str] | None) -> int:
