@@ -319,10 +319,11 @@ def answering(box: Box, name: str, document: Mapping[str, Any], status: int = 20
     return asked
 
 
-def as_container(box: Box, labels: Mapping[str, str]) -> None:
+def as_container(box: Box, labels: Mapping[str, str], **limits: int) -> None:
     box.start(f"docker-{CONTAINER_ID}.scope")
     box.configure()
-    asked = answering(box, "docker.sock", inspected(labels))
+    facts = inspected(labels)
+    asked = answering(box, "docker.sock", facts | {"HostConfig": facts["HostConfig"] | limits})
     box.docker = f"unix://{box.home}/docker.sock"
     assert asked == []
 
@@ -345,6 +346,20 @@ def test_a_container_of_composes_gets_an_override_beside_its_file(box: Box) -> N
     released = box.run("release")
     assert (released.returncode, released.stderr) == (0, "")
     assert box.tree() == before
+
+
+def test_a_memory_limit_that_compose_might_refuse_is_said_and_not_written(box: Box) -> None:
+    as_container(box, COMPOSE_LABELS, NanoCpus=2 * 10**9)
+    box.put(
+        "/srv/llm/docker-compose.yml", "services: {ollama: {deploy: {resources: {limits: {cpus: '2'}}}}}\n"
+    )
+    result = box.run("init", "--apply")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "mem_limit" not in box.text("/srv/llm/docker-compose.override.yml")
+    said = result.stdout.partition("==> to set for the service ollama in its compose file\n")[2]
+    assert re.match(
+        r"mem_limit: \d+m    # of .*\n# or, where the service has deploy.resources.limits: ", said
+    )
 
 
 def test_an_override_of_the_owners_is_never_touched(box: Box) -> None:

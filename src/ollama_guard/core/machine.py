@@ -73,7 +73,10 @@ class ComposeFacts:
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """What ``docker inspect`` says and advice needs. ``published`` are the host's addresses of its ports."""
+    """What ``docker inspect`` says and advice needs. ``published`` are the host's addresses of its ports.
+
+    ``other_limits``: its processors or the number of its processes are limited.
+    """
 
     id: str
     name: str
@@ -82,6 +85,7 @@ class ContainerFacts:
     image: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     memory_limit_bytes: int | None = None
+    other_limits: bool = False
     published: tuple[str, ...] = ()
     host_network: bool = False
     auto_remove: bool = False
