@@ -58,6 +58,25 @@ def test_a_file_that_was_there_is_copied_and_comes_back_with_its_mode_and_time(t
     assert (file.stat().st_mode & 0o777, file.stat().st_mtime) == (0o640, 1)
 
 
+def test_the_record_is_read_by_nobody_who_may_not_read_what_it_holds(tmp_path: Path) -> None:
+    """It holds whole files, a webhook's key among them."""
+    config = put(
+        tmp_path, "/etc/ollama-guard/ollama-guard.toml", 'webhook = "https://chat.example.org/s3cret"'
+    )
+    config.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(config, 0, 4)
+    record = Record.load(tmp_path)
+    record.write(CONF, OURS, "t")
+    assert (record.file.stat().st_mode & 0o777) == 0o644, "nothing of a file that others may not read"
+    record.write("/etc/ollama-guard/ollama-guard.toml", "webhook, and more", "t", basis=config.read_text())
+    assert (record.file.stat().st_mode & 0o777) == 0o640
+    assert record.file.stat().st_gid == config.stat().st_gid
+    config.chmod(0o600)
+    record.save()
+    assert (record.file.stat().st_mode & 0o777) == 0o600
+
+
 def test_our_own_text_is_replaced_without_another_copy(tmp_path: Path) -> None:
     put(tmp_path, CONF, "the owner's")
     record = Record.load(tmp_path)
