@@ -24,7 +24,7 @@ RECORD = DEFAULT_PATH.parent / "written-by-init.json"
 """Beside the configuration, in root's own folder: whoever could write it, could have root remove any file."""
 _VERSION = 1
 _MODE = 0o644
-_GUARDS_USER = "ollama-guard"
+GUARDS_USER = "ollama-guard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Record:
         self.make_folder(folder)
         if not there:
             with contextlib.suppress(KeyError, PermissionError):
-                owner = pwd.getpwnam(_GUARDS_USER)
+                owner = pwd.getpwnam(GUARDS_USER)
                 os.chown(folder, owner.pw_uid, owner.pw_gid)
 
     def drop_folders(self) -> Iterator[str]:
