@@ -1,0 +1,89 @@
+"""Installed on a whole machine that is thrown away afterwards."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from beds import BedUnavailable
+from beds.sources import ROOT, copy_of_the_sources, wheels_of_this_environment
+from beds.throwaway import ThrowAwayRoot
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a root to throw away")
+
+PROGRAM = "/opt/ollama-guard/bin/ollama-guard"
+CONFIG = "etc/ollama-guard/ollama-guard.toml"
+SHIPPED = (ROOT / "config/ollama-guard.toml").read_text(encoding="utf-8")
+# A Python that is no Python, first on root's path as pyenv's may be.
+NO_PYTHON = "#!/bin/sh\nexit 3\n"
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources in which no index is asked: the wheels are made of this environment."""
+    folder = tmp_path_factory.mktemp("sources")
+    copy_of_the_sources(folder)
+    wheels_of_this_environment(folder / "ready")
+    made = '#!/bin/sh\nmkdir -p "$1"\ncp "$(dirname "$0")"/../ready/*.whl "$1"\n'
+    (folder / "packaging/make-wheels").write_text(made, encoding="utf-8")
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    return folder
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[ThrowAwayRoot]:
+    try:
+        with ThrowAwayRoot(tmp_path / "layers") as machine:
+            (machine.path / "usr/local/sbin/python3").write_text(NO_PYTHON, encoding="utf-8")
+            (machine.path / "usr/local/sbin/python3").chmod(0o755)
+            yield machine
+    except BedUnavailable as problem:
+        pytest.skip(str(problem))
+
+
+PATH = {"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+def done(machine: ThrowAwayRoot, *argv: str | Path, umask: int = 0o022) -> str:
+    """Run something that has to succeed; returns all that it said."""
+    result = machine.run(*argv, umask=umask, environment=PATH)
+    assert result.returncode == 0, (argv, result.stdout, result.stderr)
+    return result.stdout + result.stderr
+
+
+def traces(machine: ThrowAwayRoot) -> list[str]:
+    """What is called after the guard."""
+    found = done(
+        machine, "find", "/etc", "/opt", "/usr", "/run", "/var/lib", "-xdev", "-iname", "*ollama*guard*",
+        "-not", "-path", "/var/lib/dpkg/*",
+    )  # fmt: skip
+    return sorted(found.split())
+
+
+def test_from_the_sources_it_comes_runs_as_its_user_and_goes(machine: ThrowAwayRoot, sources: Path) -> None:
+    """As root with a careful umask, which must not lock the guard's own user out."""
+    packaging = sources / "packaging"
+    done(machine, "sh", packaging / "make-venv", sources / "ready", "/opt/ollama-guard", umask=0o077)
+    done(machine, "sh", packaging / "files", "install", "", "/usr/local", umask=0o077)
+    told = done(machine, "sh", packaging / "activate", "/usr/local", umask=0o077)
+    assert "systemctl enable --now ollama-guard" in told
+    shown = machine.run("/usr/local/bin/ollama-guard", "check-config", "--show", user="ollama-guard")
+    assert shown.returncode == 0, shown.stderr
+    assert os.access(machine.path / "usr/share/ollama-guard/ollama-guard-entrypoint", os.X_OK)
+    planted = machine.path / "var/lib/ollama-guard/typer.py"
+    planted.write_text("raise SystemExit(99)\n", encoding="utf-8")
+    lured = machine.run(PROGRAM, "check-config", environment={"PYTHONPATH": "/var/lib/ollama-guard"})
+    assert lured.returncode == 0, "nobody's module comes before its own"
+
+    env = machine.path / "var/lib/ollama-guard/env/ollama.env"
+    env.write_text("OLLAMA_MAX_LOADED_MODELS=1\n", encoding="utf-8")
+    told = done(machine, "sh", packaging / "leave")
+    assert "no longer constrained by OLLAMA_MAX_LOADED_MODELS=1" in told
+    done(machine, "sh", packaging / "files", "remove", "", "/usr/local")
+    done(machine, "rm", "-r", "/opt/ollama-guard")
+    assert "left are /etc/ollama-guard" in done(machine, "sh", packaging / "left", "remove")
+    assert (machine.path / CONFIG).read_text(encoding="utf-8") == SHIPPED
+    done(machine, "sh", packaging / "left", "purge")
+    assert traces(machine) == []
+    assert machine.run("getent", "passwd", "ollama-guard").returncode != 0
