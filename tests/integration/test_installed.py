@@ -87,3 +87,58 @@ def test_from_the_sources_it_comes_runs_as_its_user_and_goes(machine: ThrowAwayR
     done(machine, "sh", packaging / "left", "purge")
     assert traces(machine) == []
     assert machine.run("getent", "passwd", "ollama-guard").returncode != 0
+
+
+def test_after_the_distributions_next_python_it_says_so_and_what_stays_is_said(
+    machine: ThrowAwayRoot, sources: Path
+) -> None:
+    done(machine, "sh", sources / "packaging/make-venv", sources / "ready", "/opt/ollama-guard")
+    program = machine.path / PROGRAM[1:]
+    major, minor = done(machine, "/usr/bin/python3", "-c", VERSION).split()
+    text = program.read_text(encoding="utf-8")
+    for spelled, old in (
+        (f"({major}, {minor})", "(3, 4)"),
+        (f"for Python {major}.{minor}", "for Python 3.4"),
+    ):
+        assert spelled in text
+        text = text.replace(spelled, old)
+    program.write_text(text, encoding="utf-8")
+    result = machine.run(PROGRAM, "run")
+    assert result.returncode == 78, "it does not mend itself, so its unit leaves it down"
+    assert result.stderr.startswith("ollama-guard: made for Python 3.4, and this is Python 3.")
+    assert result.stderr.endswith(": as root, `make install` in its sources makes it anew\n")
+
+    state, etc = machine.path / "var/lib/ollama-guard", machine.path / "etc/ollama-guard"
+    (state / "env").mkdir(parents=True)
+    etc.mkdir()
+    assert "can't run" not in done(machine, "sh", sources / "packaging/leave"), "nothing stays"
+    (state / "env/ollama.env").write_text("# the guard's\nOLLAMA_MAX_LOADED_MODELS=1\n", encoding="utf-8")
+    (state / "limits.json").write_text('{\n "systemd:ollama.service:0-1": {\n  "MemoryMax": 5\n }\n}\n')
+    (state / "stopped.json").write_text('{\n "ollama.service": "0-1"\n}\n')
+    done(machine, "/usr/bin/python3", "-c", RECORD)
+    hidden = "usr/share/ollama/.ollama/models/manifests/quarantine.registry.ollama.ai/library/big"
+    (machine.path / hidden).mkdir(parents=True)
+    (machine.path / hidden / "7b").write_text("{}")
+    told = done(machine, "sh", sources / "packaging/leave").splitlines()
+    back = f"/{hidden}".replace("quarantine.", "")
+    assert [line.strip() for line in told if line.startswith("  ")] == [
+        "rm /etc/systemd/system/ollama.service.d/ollama-guard.conf",
+        "mv /srv/compose.yml.before-ollama-guard-1 /srv/compose.yml",
+        "rm /var/lib/ollama-guard/env/ollama.env",
+        "systemctl set-property --runtime ollama.service MemoryMax=infinity CPUQuota=",
+        "systemctl start ollama.service",
+        f"mkdir -p {back} && mv -n /{hidden}/7b {back}/7b",
+    ]
+
+
+VERSION = "import sys; print(*sys.version_info[:2])"
+RECORD = """
+import json
+entries = [
+    {"path": "/etc/ollama-guard/ollama-guard.toml", "written": "x", "copy": "", "basis": ""},
+    {"path": "/etc/systemd/system/ollama.service.d/ollama-guard.conf", "written": '"path": "n"', "copy": ""},
+    {"path": "/srv/compose.yml", "written": "x", "copy": "/srv/compose.yml.before-ollama-guard-1"},
+]
+with open("/etc/ollama-guard/written-by-init.json", "w") as file:
+    json.dump({"version": 1, "entries": entries, "folders": [], "environment": {}}, file, indent=1)
+"""
