@@ -60,6 +60,7 @@ def test_everything_lies_where_the_system_looks(files: Callable[..., Path]) -> N
         "/usr/share/polkit-1/rules.d/50-ollama-guard.rules",
         "/usr/share/man/man8/ollama-guard.8",
         "/usr/share/ollama-guard/ollama-guard-entrypoint",
+        "/usr/share/ollama-guard/ollama-guard.toml",
         "/usr/share/ollama-guard/ollama-health",
     } <= found
     assert {

@@ -1,6 +1,8 @@
-"""Installed on a whole machine that is thrown away afterwards."""
+"""Installed on a whole machine that is thrown away afterwards: from the sources, and by dpkg."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,3 +144,64 @@ entries = [
 with open("/etc/ollama-guard/written-by-init.json", "w") as file:
     json.dump({"version": 1, "entries": entries, "folders": [], "environment": {}}, file, indent=1)
 """
+
+
+@pytest.fixture(scope="module")
+def deb(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package, made by its own script."""
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("there is no dpkg here")
+    out = tmp_path_factory.mktemp("deb")
+    quickly = os.environ | {"DPKG_DEB_COMPRESSOR_LEVEL": "0"}
+    subprocess.run(["sh", sources / "packaging/debian/build", out], check=True, timeout=300, env=quickly)
+    (built,) = out.glob("*.deb")
+    return built
+
+
+def as_it_was(deb: Path, folder: Path) -> Path:
+    """The same package with its configuration as dpkg's own file, as it was once, and an older version."""
+    subprocess.run(["dpkg-deb", "-R", deb, folder], check=True, timeout=120)
+    shipped = folder / CONFIG
+    shipped.parent.mkdir(parents=True)
+    shipped.write_text("# as it was shipped once\n", encoding="utf-8")
+    (folder / "DEBIAN/conffiles").write_text(f"/{CONFIG}\n", encoding="utf-8")
+    # Its program is never run.
+    (folder / "usr/share/ollama-guard/make-venv").write_text("mkdir -p /opt/ollama-guard\n")
+    shutil.rmtree(folder / "usr/share/ollama-guard/wheels")
+    control = folder / "DEBIAN/control"
+    control.write_text(control.read_text().replace("\nVersion: ", "\nVersion: 0~"), encoding="utf-8")
+    older = folder.with_suffix(".deb")
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", folder, older], check=True, timeout=120)
+    return older
+
+
+@pytest.mark.parametrize("mine", ["# mine\n", "# as it was shipped once\n"])
+def test_an_upgrade_asks_nothing_and_the_owners_file_stays(
+    machine: ThrowAwayRoot, deb: Path, tmp_path: Path, mine: str
+) -> None:
+    """From a package in which it was dpkg's own file, edited or not."""
+    done(machine, "dpkg", "-i", as_it_was(deb, tmp_path / "older"))
+    config = machine.path / CONFIG
+    config.write_text(mine, encoding="utf-8")
+    assert "onfiguration file" not in done(machine, "dpkg", "-i", deb)
+    assert config.read_text(encoding="utf-8") == mine
+    shown = machine.run("ollama-guard", "check-config", user="ollama-guard")
+    assert shown.returncode == 0, shown.stderr
+    done(machine, "dpkg", "-r", "ollama-guard")
+    assert config.read_text(encoding="utf-8") == mine
+    done(machine, "dpkg", "-P", "ollama-guard")
+    assert traces(machine) == []
+
+
+def test_a_file_that_the_owner_took_away_is_not_put_back_by_an_upgrade(
+    machine: ThrowAwayRoot, deb: Path
+) -> None:
+    done(machine, "dpkg", "-i", deb)
+    config = machine.path / CONFIG
+    assert config.read_text(encoding="utf-8") == SHIPPED
+    config.unlink()
+    make_venv = machine.path / "usr/share/ollama-guard/make-venv"
+    make_venv.write_text("exit 0\n", encoding="utf-8")  # no need of another environment
+    postinst = "/var/lib/dpkg/info/ollama-guard.postinst"
+    done(machine, "sh", postinst, "configure", "0.1.0")
+    assert not config.exists()
