@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from ollama_guard.cli.drafts import owners_text
 from ollama_guard.cli.undoing import forget, undo_files
 from ollama_guard.cli.unhiding import unhide
 from ollama_guard.cli.written import RECORD, Record, keep_copy
 from ollama_guard.errors import GuardError
+from ollama_guard.settings.compiler import compile_file, compile_text
 
 CONF = "/etc/systemd/system/ollama.service.d/ollama-guard.conf"
 OURS = "# ours\n[Service]\nEnvironment=A=1\nOOMPolicy=continue\n"
@@ -75,6 +77,19 @@ def test_the_record_is_read_by_nobody_who_may_not_read_what_it_holds(tmp_path: P
     config.chmod(0o600)
     record.save()
     assert (record.file.stat().st_mode & 0o777) == 0o600
+
+
+def test_a_configuration_that_windows_wrote_is_read_as_the_guard_reads_it(tmp_path: Path) -> None:
+    """With a byte order mark; what comes back is the file to the byte."""
+    path = "/etc/ollama-guard/ollama-guard.toml"
+    file = put(tmp_path, path, "\ufeff[cap]\nsoft_max = 1\n")
+    before = file.read_bytes()
+    record = Record.load(tmp_path)
+    basis = owners_text(record, path)
+    assert compile_text(basis, path) == compile_file(file)
+    record.write(path, "ours", "t", basis)
+    assert all(ok for ok, _ in released(tmp_path))
+    assert file.read_bytes() == before
 
 
 def test_our_own_text_is_replaced_without_another_copy(tmp_path: Path) -> None:

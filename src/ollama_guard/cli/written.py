@@ -163,13 +163,13 @@ def policy_below(root: Path, config: Path | None) -> Policy:
 
 
 def read_text(path: Path) -> str | None:
-    """A file's text; None where there is none.
+    """A file's text without a byte order mark, as the configuration is compiled; None where there is none.
 
     Raises:
         GuardError: it is there and can't be read as text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
