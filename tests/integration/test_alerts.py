@@ -120,6 +120,45 @@ def test_nobody_there_is_said_with_the_host_alone(nobody: str) -> None:
         deliver(f"{nobody}/s3cret", b"{}", 2.0)
 
 
+UNREACHABLE = "from ollama_guard.hands.adapters.webhook import deliver; deliver({url!r}, b'{{}}', {seconds})"
+
+
+def unreachable(url: str, seconds: float, *, unit: bool) -> str:
+    """What a delivery says in a network without a way out; packets to 192.0.2.* vanish, as under the unit."""
+    argv = [sys.executable, "-I", "-c", UNREACHABLE.format(url=url, seconds=seconds)]
+    inside = 'ip link set lo up && ip route add 192.0.2.0/24 dev lo && exec "$@"'
+    environment = {key: value for key, value in os.environ.items() if key != "INVOCATION_ID"}
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", inside, "-", *argv],
+        env=environment | ({"INVOCATION_ID": "0" * 32} if unit else {}),
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    if "AlertFailed" not in done.stderr:
+        pytest.skip(f"no network of its own: {done.stderr}")
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("url", ["http://192.0.2.1/s3cret", "http://chat.invalid/s3cret"])
+def test_under_the_unit_what_can_not_be_reached_is_told_with_the_drop_in_that_may_be_missing(
+    url: str,
+) -> None:
+    """Packets dropped at the way out are a time-out for a connection, a failed look-up for a name."""
+    told = unreachable(url, 1.0, unit=True)
+    assert "network.conf" in told
+    assert "s3cret" not in told
+    assert "network.conf" not in unreachable(url, 1.0, unit=False)
+
+
+def test_a_webhook_of_this_machine_that_is_down_is_told_without_a_word_of_the_unit(
+    monkeypatch: pytest.MonkeyPatch, nobody: str
+) -> None:
+    monkeypatch.setenv("INVOCATION_ID", "0" * 32)
+    with pytest.raises(AlertFailed, match=r"can't be reached: [^;]*$"):
+        deliver(nobody, b"{}", 2.0)
+    with scripted(silence) as url, pytest.raises(AlertFailed, match=r"did not answer within 0.2 s$"):
+        deliver(url, b"{}", 0.2)
+
+
 def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch, nobody: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", nobody)
     monkeypatch.setenv("ALL_PROXY", nobody)

@@ -27,6 +27,7 @@ from beds.cgroups import MemoryCgroup
 from beds.guard import Guard
 from ollama_guard.settings.compiler import compile_text
 from ollama_guard.testing.fake import FakeOllama
+from ollama_guard.testing.systemd import FakeSystemd, FakeUnit
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make cgroups")
 
@@ -53,6 +54,7 @@ class Box:
     root: Path
     home: Path
     cgroup: MemoryCgroup
+    systemd: FakeSystemd
     docker: str = ""
     server: FakeOllama | None = None
     stack: ExitStack = field(default_factory=ExitStack)
@@ -72,6 +74,8 @@ class Box:
             models, env=environment, port=port, cgroup_procs=[folder / "cgroup.procs" for folder in inside]
         )
         self.server.start()
+        if name.endswith(".service"):
+            self.systemd.units = {name: FakeUnit(name, self.server.pid)}
 
     def put(self, path: str, text: str) -> Path:
         """A file of this machine."""
@@ -96,6 +100,7 @@ class Box:
         environment = {
             "PATH": os.environ["PATH"],
             "RUNTIME_DIRECTORY": str(self.home / "run"),
+            "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self.systemd.path}",
             "DOCKER_HOST": self.docker or f"unix://{self.home}/no-docker.sock",
         }
         return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, env=environment)
@@ -114,7 +119,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
         with MemoryCgroup(600 * MIB, "init") as cgroup, ExitStack() as stack:
             root = tmp_path / "root"
             root.mkdir()
-            box = Box(root, tmp_path, cgroup, stack=stack)
+            box = Box(root, tmp_path, cgroup, stack.enter_context(FakeSystemd(tmp_path / "bus")), stack=stack)
             yield box
             if box.server is not None:
                 box.server.close()
@@ -319,10 +324,11 @@ def answering(box: Box, name: str, document: Mapping[str, Any], status: int = 20
     return asked
 
 
-def as_container(box: Box, labels: Mapping[str, str]) -> None:
+def as_container(box: Box, labels: Mapping[str, str], **limits: int) -> None:
     box.start(f"docker-{CONTAINER_ID}.scope")
     box.configure()
-    asked = answering(box, "docker.sock", inspected(labels))
+    facts = inspected(labels)
+    asked = answering(box, "docker.sock", facts | {"HostConfig": facts["HostConfig"] | limits})
     box.docker = f"unix://{box.home}/docker.sock"
     assert asked == []
 
@@ -345,6 +351,20 @@ def test_a_container_of_composes_gets_an_override_beside_its_file(box: Box) -> N
     released = box.run("release")
     assert (released.returncode, released.stderr) == (0, "")
     assert box.tree() == before
+
+
+def test_a_memory_limit_that_compose_might_refuse_is_said_and_not_written(box: Box) -> None:
+    as_container(box, COMPOSE_LABELS, NanoCpus=2 * 10**9)
+    box.put(
+        "/srv/llm/docker-compose.yml", "services: {ollama: {deploy: {resources: {limits: {cpus: '2'}}}}}\n"
+    )
+    result = box.run("init", "--apply")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "mem_limit" not in box.text("/srv/llm/docker-compose.override.yml")
+    said = result.stdout.partition("==> to set for the service ollama in its compose file\n")[2]
+    assert re.match(
+        r"mem_limit: \d+m    # of .*\n# or, where the service has deploy.resources.limits: ", said
+    )
 
 
 def test_an_override_of_the_owners_is_never_touched(box: Box) -> None:
@@ -384,6 +404,25 @@ def test_a_bare_process_gets_lines_to_set_and_a_hint(box: Box) -> None:
     assert "OLLAMA_NUM_PARALLEL=1    # requests answered at once" in result.stdout
     assert "can relieve it, but not restart it" in result.stdout
     assert DROP_IN not in result.stdout
+
+
+def test_a_unit_in_which_it_merely_lives_is_left_alone(box: Box) -> None:
+    """Ollama started by cron: a drop-in for cron.service would bound every other job, a restart end it."""
+    box.start("cron.service")
+    box.configure()
+    assert box.server is not None
+    box.systemd.units = {"cron.service": FakeUnit("cron.service", 1, other_pids=(box.server.pid,))}
+    result = box.run("init", "--apply")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "can relieve it, but not restart it" in result.stdout
+    assert "cron.service" not in "".join(box.tree())
+    assert "oom_policy" not in checks(box.run("doctor", "--json"))
+
+
+def test_without_a_bus_a_server_that_somebody_else_started_is_no_units(unit: Box) -> None:
+    """Its parent is this test, not the first process."""
+    unit.systemd.__exit__()
+    assert DROP_IN not in unit.run("init").stdout
 
 
 # --- release -----------------------------------------------------------------------------------------

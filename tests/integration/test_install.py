@@ -5,16 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from beds.sources import ROOT, copy_of_the_sources, wheels_of_this_environment
 from ollama_guard.cli.client import GROUPS
+from ollama_guard.core.protection import ENTRYPOINT
 
-ROOT = Path(__file__).parents[2]
 PACKAGING = ROOT / "packaging"
 SCRIPTS = sorted(
     path for path in PACKAGING.rglob("*") if path.is_file() and path.read_bytes().startswith(b"#!/bin/sh")
@@ -30,11 +29,7 @@ def tree(root: Path) -> set[str]:
 def files(tmp_path: Path) -> Callable[..., Path]:
     """Runs `packaging/files VERB` into a folder, from a copy that has completions (which `make` makes)."""
     source = tmp_path / "source"
-    for folder in ("packaging", "systemd", "config", "docs/man"):
-        shutil.copytree(ROOT / folder, source / folder)
-    (source / "build" / "completions").mkdir(parents=True)
-    for shell in ("bash", "zsh", "fish"):
-        (source / "build" / "completions" / shell).write_text(f"# {shell}\n", encoding="utf-8")
+    copy_of_the_sources(source)
     staged = tmp_path / "staged"
 
     def run(verb: str, prefix: str = "/usr") -> Path:
@@ -65,6 +60,7 @@ def test_everything_lies_where_the_system_looks(files: Callable[..., Path]) -> N
         "/usr/share/polkit-1/rules.d/50-ollama-guard.rules",
         "/usr/share/man/man8/ollama-guard.8",
         "/usr/share/ollama-guard/ollama-guard-entrypoint",
+        "/usr/share/ollama-guard/ollama-guard.toml",
         "/usr/share/ollama-guard/ollama-health",
     } <= found
     assert {
@@ -93,6 +89,33 @@ def test_the_owners_file_outlives_everything_and_nothing_else_does(
     assert tree(files("remove", prefix)) == {"/etc/ollama-guard/ollama-guard.toml"}
 
 
+def test_the_scripts_lie_where_a_container_mounts_them_from_whatever_the_prefix(
+    files: Callable[..., Path],
+) -> None:
+    assert os.access(files("install", "/usr/local") / ENTRYPOINT[1:], os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("dpkg", "folder"), [(True, "vendor-completions"), (False, "site-functions")], ids=["Debian", "others"]
+)
+def test_each_distributions_zsh_finds_the_completion(
+    files: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dpkg: bool,  # noqa: FBT001
+    folder: str,
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sh", "dirname", "install", "sed", "mkdir", "ln", "rm", "rmdir"):
+        (programs / name).symlink_to(shutil.which(name) or "")
+    if dpkg:
+        (programs / "dpkg").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(programs))
+    assert f"/usr/share/zsh/{folder}/_ollama-guard" in tree(files("install"))
+    assert tree(files("remove")) == {"/etc/ollama-guard/ollama-guard.toml"}
+
+
 def test_users_and_folders_are_made_for_whoever_the_code_names() -> None:
     users = (PACKAGING / "system/sysusers.conf").read_text(encoding="utf-8")
     folders = (PACKAGING / "system/tmpfiles.conf").read_text(encoding="utf-8")
@@ -117,17 +140,7 @@ def test_polkit_gives_exactly_these_verbs_on_one_unit_to_one_user() -> None:
 def wheels(tmp_path: Path) -> Path:
     """Wheels made of what this environment already has, and a foreign one that must be left alone."""
     folder = tmp_path / "wheels"
-    folder.mkdir()
-    locked = (ROOT / "requirements/runtime.lock").read_text(encoding="utf-8")
-    with zipfile.ZipFile(folder / "all-1-py3-none-any.whl", "w") as archive:
-        for name in re.findall(r"^([a-z0-9-]+)==[^;\n]+$", locked, re.MULTILINE):
-            for file in metadata.distribution(name).files or ():
-                if ".." not in file.parts and file.suffix != ".pyc":
-                    archive.write(str(file.locate()), str(file))
-        for path in (ROOT / "src").rglob("*.py"):
-            archive.write(path, path.relative_to(ROOT / "src"))
-    with zipfile.ZipFile(folder / "foreign-1-cp39-cp39-manylinux2014_x86_64.whl", "w") as archive:
-        archive.writestr("foreign.py", "")
+    wheels_of_this_environment(folder)
     return folder
 
 
@@ -146,7 +159,7 @@ def test_a_staged_environment_knows_itself_by_where_it_will_be(wheels: Path, tmp
     assert sorted(p.name for p in (tmp_path / "opt").iterdir()) == ["ollama-guard"]
     assert not list(venv.rglob("foreign.py"))
     program = (venv / "bin/ollama-guard").read_text(encoding="utf-8")
-    assert program.startswith("#!/opt/ollama-guard/bin/python\n")
+    assert program.startswith("#!/opt/ollama-guard/bin/python -I\n")
     assert str(tmp_path).encode() not in b"".join(p.read_bytes() for p in venv.rglob("main*.pyc"))
     argv = [venv / "bin/python", "-I", venv / "bin/ollama-guard"]
     shown = subprocess.run(

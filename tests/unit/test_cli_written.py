@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from ollama_guard.cli.drafts import owners_text
 from ollama_guard.cli.undoing import forget, undo_files
 from ollama_guard.cli.unhiding import unhide
 from ollama_guard.cli.written import RECORD, Record, keep_copy
 from ollama_guard.errors import GuardError
+from ollama_guard.settings.compiler import compile_file, compile_text
 
 CONF = "/etc/systemd/system/ollama.service.d/ollama-guard.conf"
 OURS = "# ours\n[Service]\nEnvironment=A=1\nOOMPolicy=continue\n"
@@ -56,6 +58,38 @@ def test_a_file_that_was_there_is_copied_and_comes_back_with_its_mode_and_time(t
     assert all(ok for ok, _ in released(tmp_path))
     assert tree(tmp_path) == before
     assert (file.stat().st_mode & 0o777, file.stat().st_mtime) == (0o640, 1)
+
+
+def test_the_record_is_read_by_nobody_who_may_not_read_what_it_holds(tmp_path: Path) -> None:
+    """It holds whole files, a webhook's key among them."""
+    config = put(
+        tmp_path, "/etc/ollama-guard/ollama-guard.toml", 'webhook = "https://chat.example.org/s3cret"'
+    )
+    config.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(config, 0, 4)
+    record = Record.load(tmp_path)
+    record.write(CONF, OURS, "t")
+    assert (record.file.stat().st_mode & 0o777) == 0o644, "nothing of a file that others may not read"
+    record.write("/etc/ollama-guard/ollama-guard.toml", "webhook, and more", "t", basis=config.read_text())
+    assert (record.file.stat().st_mode & 0o777) == 0o640
+    assert record.file.stat().st_gid == config.stat().st_gid
+    config.chmod(0o600)
+    record.save()
+    assert (record.file.stat().st_mode & 0o777) == 0o600
+
+
+def test_a_configuration_that_windows_wrote_is_read_as_the_guard_reads_it(tmp_path: Path) -> None:
+    """With a byte order mark; what comes back is the file to the byte."""
+    path = "/etc/ollama-guard/ollama-guard.toml"
+    file = put(tmp_path, path, "\ufeff[cap]\nsoft_max = 1\n")
+    before = file.read_bytes()
+    record = Record.load(tmp_path)
+    basis = owners_text(record, path)
+    assert compile_text(basis, path) == compile_file(file)
+    record.write(path, "ours", "t", basis)
+    assert all(ok for ok, _ in released(tmp_path))
+    assert file.read_bytes() == before
 
 
 def test_our_own_text_is_replaced_without_another_copy(tmp_path: Path) -> None:

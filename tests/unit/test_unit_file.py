@@ -82,6 +82,14 @@ def test_it_can_see_the_processes_and_the_memory_of_others() -> None:
         assert hiding not in unit
 
 
+def test_what_reaches_beyond_loopback_names_the_drop_in_that_allows_it() -> None:
+    assert directives(UNIT)["IPAddressDeny"] == ["any"]
+    shipped = (FOLDER.parent / "config" / "ollama-guard.toml").read_text(encoding="utf-8")
+    for key in ("#url = ", "# e.g. webhook = "):
+        above = shipped[: shipped.index(key)].rpartition("\n\n")[2].replace("\n# ", " ")
+        assert "drop-in network.conf" in above, key
+
+
 @needs_systemd
 def test_systemd_knows_every_directive(tmp_path: Path) -> None:
     """The unit is checked as a copy that starts a program which exists here."""

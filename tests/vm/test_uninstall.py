@@ -18,7 +18,7 @@ def traces(vm: Vm) -> set[str]:
 def test_an_upgrade_keeps_the_owners_file_and_comes_back_running(vm: Vm) -> None:
     pid = wait_active(vm)
     vm.write("/etc/ollama-guard/ollama-guard.toml", "# mine\n")
-    vm.run("dpkg --force-confdef --force-confold -i /mnt/host/ollama-guard.deb", INSTALL_SECONDS)
+    vm.run("dpkg -i /mnt/host/ollama-guard.deb", INSTALL_SECONDS)
     assert vm.says("cat /etc/ollama-guard/ollama-guard.toml") == "# mine"
     assert wait_active(vm, other_than=pid)
 

@@ -16,6 +16,7 @@ from ollama_guard.core.protection import (
     ENTRYPOINT,
     ENVIRONMENT_FILE,
     drop_in,
+    limit_by_hand,
     override,
     override_path,
     recreate,
@@ -158,10 +159,16 @@ def _protect_container(
             " file: install the guard's package, then run init again"
         )
     mounted_from = str(environment_dir) if installed else None
-    if mounted_from is None and not advice.environment and advice.memory_limit_bytes is None:
-        return  # an override without a line is one that compose refuses
     compose = container.compose
-    if compose is None or not below(record.root, Path(compose.working_dir)).is_dir():
+    if compose is not None and not below(record.root, Path(compose.working_dir)).is_dir():
+        compose = None
+    lines = limit_by_hand(advice, container) if compose is not None else []
+    limit = advice.memory_limit_bytes is not None and not lines
+    if compose is not None and lines:
+        plan.by_hand.append((f"to set for the service {compose.service} in its compose file", lines))
+    if mounted_from is None and not advice.environment and not limit:
+        return  # an override without a line is one that compose refuses
+    if compose is None:
         title = f"to add to the `docker run` of {container.name}"
         plan.by_hand.append((title, run_options(advice, container, mounted_from=mounted_from)))
         return

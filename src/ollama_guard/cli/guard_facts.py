@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import os
+import pwd
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +14,17 @@ from typing import Any
 
 from ollama_guard.cli.client import NoPermission, NotRunning, get_status
 from ollama_guard.cli.options import Places
-from ollama_guard.cli.written import policy_below
+from ollama_guard.cli.written import GUARDS_USER, below, policy_below
 from ollama_guard.core.checkup import GROUPS, GuardFacts
 from ollama_guard.core.model import Condition
 from ollama_guard.core.policy import Policy
 from ollama_guard.errors import ConfigError, ServiceUnavailable
+from ollama_guard.settings.compiler import DEFAULT_PATH
 
 # How a decision begins that was not carried out, and what it says when that was for want of the owner's word.
 _WOULD, _NEEDS_WORD = "would have: ", "authority"
+# A look at one file takes a millisecond; a disk that hangs must not hold `doctor` up.
+_TEST_SECONDS = 5.0
 _UNLIMITED = 2**63 - 1  # bytes: what "unlimited" comes to
 
 
@@ -30,17 +36,39 @@ def guard_facts(where: Places, root: Path) -> tuple[Policy, GuardFacts]:
         policy = policy_below(root, where.config)
     except ConfigError as error:
         problems = tuple(error.problems)
+    shipped = below(root, DEFAULT_PATH)  # what its unit reads, whatever file was named here
     answers, status = _asked(where.runtime_dir)
     return policy, GuardFacts(
         answers=answers,
         status_age_seconds=_age(where.state_dir / "public" / "status.json"),
         config_problems=problems,
+        unreadable=str(DEFAULT_PATH) if unreadable_by(GUARDS_USER, shipped) else "",
         authority=policy.ollama.authority,
         locked_limit_bytes=_locked_limit(status),
         would=_would(status),
         missing_groups=tuple(name for name in GROUPS.values() if not _is_group(name)),
         socket_groups=_socket_groups(where.runtime_dir),
     )
+
+
+def unreadable_by(user: str, path: Path) -> bool:
+    """Whether a user can't read a file that is there; False also where that can't be told: only root can."""
+    try:
+        known = pwd.getpwnam(user)
+        if os.geteuid() != 0 or not path.exists():
+            return False
+        done = subprocess.run(  # noqa: S603  (its own arguments)
+            ["/usr/bin/test", "-r", str(path)],
+            user=known.pw_uid,
+            group=known.pw_gid,
+            extra_groups=os.getgrouplist(user, known.pw_gid),
+            cwd="/",
+            timeout=_TEST_SECONDS,
+            check=False,
+        )
+    except (KeyError, OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 1
 
 
 def _asked(runtime_dir: Path) -> tuple[bool | None, Mapping[str, Any]]:

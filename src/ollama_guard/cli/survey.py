@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ollama_guard.cli.glance import ANSWER_SECONDS, glance
 from ollama_guard.cli.options import DEFAULT_STATE_DIR
+from ollama_guard.cli.runby import run_by
 from ollama_guard.core.machine import (
     ContainerFacts,
     Installed,
@@ -118,9 +119,9 @@ def _elsewhere(policy: Policy, servers: tuple[Server, ...]) -> str:
 
 
 def _server(reading: ServerReading, policy: Policy, root: Path, unknown: dict[str, str]) -> Server:
-    kind, name = runtime_of(reading.cgroup or "")
+    kind, name = run_by(reading)
     if policy.ollama.runtime is not None:
-        kind, name = policy.ollama.runtime, policy.ollama.runtime_name or name
+        kind, name = policy.ollama.runtime, policy.ollama.runtime_name or runtime_of(reading.cgroup or "")[1]
     unit = read_unit(name, root) if kind is RuntimeKind.SYSTEMD and name else None
     container: ContainerFacts | None = None
     if kind is RuntimeKind.DOCKER:

@@ -23,7 +23,8 @@ from ollama_guard.settings.compiler import DEFAULT_PATH, compile_file
 RECORD = DEFAULT_PATH.parent / "written-by-init.json"
 """Beside the configuration, in root's own folder: whoever could write it, could have root remove any file."""
 _VERSION = 1
-_GUARDS_USER = "ollama-guard"
+_MODE = 0o644
+GUARDS_USER = "ollama-guard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,17 @@ class Record:
             "folders": self.folders,
             "environment": self.environment,
         }
-        replace_text(self.file, json.dumps(plain, indent=1) + "\n")
+        replace_text(self.file, json.dumps(plain, indent=1) + "\n", self._readers())
+
+    def _readers(self) -> tuple[int, int | None]:
+        """(mode, group) of the record, which holds whole files: who can't read one can't read it."""
+        mode, group = _MODE, None
+        for path in self.entries:
+            with contextlib.suppress(OSError):
+                status = below(self.root, Path(path)).stat()
+                if narrowed := mode & ~status.st_mode:
+                    mode, group = mode & ~narrowed, status.st_gid
+        return mode, group
 
     def text_of(self, path: str) -> str | None:
         """The text that is there now; None where there is none.
@@ -124,7 +135,7 @@ class Record:
         self.make_folder(folder)
         if not there:
             with contextlib.suppress(KeyError, PermissionError):
-                owner = pwd.getpwnam(_GUARDS_USER)
+                owner = pwd.getpwnam(GUARDS_USER)
                 os.chown(folder, owner.pw_uid, owner.pw_gid)
 
     def drop_folders(self) -> Iterator[str]:
@@ -152,13 +163,13 @@ def policy_below(root: Path, config: Path | None) -> Policy:
 
 
 def read_text(path: Path) -> str | None:
-    """A file's text; None where there is none.
+    """A file's text without a byte order mark, as the configuration is compiled; None where there is none.
 
     Raises:
         GuardError: it is there and can't be read as text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -167,17 +178,23 @@ def read_text(path: Path) -> str | None:
         ) from None
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replace a file as a whole, or not at all; its mode and owner stay, a new one is 0644."""
+def replace_text(path: Path, text: str, readers: tuple[int, int | None] | None = None) -> None:
+    """Replace a file as a whole, or not at all; its mode and owner stay, a new one is 0644.
+
+    ``readers``: the mode and, if not None, the group that it gets instead.
+    """
     there = path.stat() if path.exists() else None
+    mode, group = readers or (_MODE if there is None else stat.S_IMODE(there.st_mode), None)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            if there is not None:
+            if there is not None and readers is None:
                 os.fchown(descriptor, there.st_uid, there.st_gid)
-            os.fchmod(descriptor, 0o644 if there is None else stat.S_IMODE(there.st_mode))
+            if group is not None:
+                os.fchown(descriptor, -1, group)
+            os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         Path(name).replace(path)
     except BaseException:

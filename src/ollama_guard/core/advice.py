@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ollama_guard.core.machine import Installed, Machine, Server, has_prompt_cache, positive
+from ollama_guard.core.machine import Installed, Machine, Server, has_prompt_cache, on_loopback, positive
 from ollama_guard.core.model import Level
 from ollama_guard.core.policy import GIB, MIB, Policy
 from ollama_guard.core.runtime import RuntimeKind
@@ -86,7 +86,7 @@ def advise(machine: Machine, policy: Policy, ours: frozenset[tuple[str, str]] = 
         memory_limit_bytes=limit,
         limit_why=_limit_why(machine, policy, limit),
         continues=_continues(server),
-        notes=(*notes, *_dead(owners), *_crowded(machine, limit)),
+        notes=(*notes, *_dead(owners), *_crowded(machine, limit), *_cut_off(machine, policy)),
     )
 
 
@@ -208,6 +208,17 @@ def _crowded(machine: Machine, limit: int | None) -> list[str]:
         f" a limit of {bytes_text(limit)} leaves them: set a lower one yourself if that is usual"
     )
     return [text]
+
+
+def _cut_off(machine: Machine, policy: Policy) -> list[str]:
+    """What the guard's own unit keeps it from: it reaches loopback alone."""
+    said = (("url", machine.url or policy.ollama.url), ("webhook", policy.notify.webhook))
+    return [
+        f"the {key} is not on 127.0.0.1, and the guard's unit reaches nothing else, not even this machine's"
+        " other addresses: take its drop-in network.conf (docs/install.md)"
+        for key, url in said
+        if url and not on_loopback(url)
+    ]
 
 
 def _limit_why(machine: Machine, policy: Policy, limit: int | None) -> str:

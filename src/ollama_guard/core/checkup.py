@@ -26,12 +26,14 @@ class GuardFacts:
 
     ``answers``: its socket answered; None when this user may not ask. ``status_age_seconds`` is that of the
     public status file, None without one. ``would`` is what it would have done to the server, in its own
-    words. ``missing_groups`` are the sockets' groups that this machine doesn't have.
+    words. ``unreadable`` is a configuration file that the guard's user can't read, ``missing_groups`` are the
+    sockets' groups that this machine doesn't have.
     """
 
     answers: bool | None = None
     status_age_seconds: float | None = None
     config_problems: tuple[str, ...] = ()
+    unreadable: str = ""
     authority: Authority = Authority.RUNNERS
     locked_limit_bytes: int | None = None
     would: str = ""
@@ -39,13 +41,9 @@ class GuardFacts:
     socket_groups: Mapping[str, str] = field(default_factory=dict)
 
 
-GROUPS = {"status.sock": "ollama-guard", "control.sock": "ollama-guard-admin"}
-"""Whose each socket is to be (design, section 7)."""
-
-
 def examine(machine: Machine, guard: GuardFacts) -> tuple[Finding, ...]:
     """Everything that is found, in the order in which it should be mended."""
-    guards = (check(guard) for check in (_config, _running, _locked, _groups))
+    guards = (check(guard) for check in (_config, _unreadable, _running, _locked, _groups))
     ours = (_several, oom_policy, _limit, prompt_cache, keep_alive, max_vram, exposed, _swap, _pressure)
     return tuple(chain(_authority(machine, guard), *guards, *(check(machine) for check in ours)))
 
@@ -59,6 +57,18 @@ def _config(guard: GuardFacts) -> Iterator[Finding]:
             " code 78)",
             "edit the file, then: ollama-guard check-config && systemctl reload ollama-guard",
         )
+
+
+def _unreadable(guard: GuardFacts) -> Iterator[Finding]:
+    if not guard.unreadable:
+        return
+    yield Finding(
+        "unreadable",
+        f"the guard's user can't read {guard.unreadable}",
+        "at its next start the guard would run the last good file, and without one not at all (exit code 78)",
+        f"chown root:ollama-guard {guard.unreadable} && chmod 640 {guard.unreadable}, then: systemctl reload"
+        " ollama-guard",
+    )
 
 
 def _running(guard: GuardFacts) -> Iterator[Finding]:

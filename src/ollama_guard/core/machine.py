@@ -6,9 +6,11 @@ wrong with it.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from ollama_guard.core.foreseen import DEFAULT_CONTEXT_TOKENS
 from ollama_guard.core.runtime import RuntimeKind
@@ -71,7 +73,10 @@ class ComposeFacts:
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """What ``docker inspect`` says and advice needs. ``published`` are the host's addresses of its ports."""
+    """What ``docker inspect`` says and advice needs. ``published`` are the host's addresses of its ports.
+
+    ``other_limits``: its processors or the number of its processes are limited.
+    """
 
     id: str
     name: str
@@ -80,6 +85,7 @@ class ContainerFacts:
     image: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     memory_limit_bytes: int | None = None
+    other_limits: bool = False
     published: tuple[str, ...] = ()
     host_network: bool = False
     auto_remove: bool = False
@@ -216,6 +222,15 @@ def listens_at(host: str) -> tuple[str, int]:
 def open_to_all(address: str) -> bool:
     """Whether an address to listen at is every address of the machine."""
     return address in ("0.0.0.0", "::", "*")  # noqa: S104 (this is the test for it)
+
+
+def on_loopback(url: str) -> bool:
+    """Whether a URL says loopback; this machine's other addresses don't count."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def context_tokens(environment: Mapping[str, str] | None) -> int:

@@ -72,7 +72,7 @@ def override(
 ) -> str:
     """A compose override; ``mounted_from``: where the environment file's folder is, None: no script here."""
     body: list[str] = []
-    if advice.memory_limit_bytes is not None:
+    if advice.memory_limit_bytes is not None and not limit_by_hand(advice, container):
         body += [
             *_comment(f"mem_limit: {advice.limit_why}."),
             f"mem_limit: {advice.memory_limit_bytes // MIB}m",
@@ -99,6 +99,22 @@ def override(
     ]
     head = [*_comment(MARK), "services:", f"  {_quoted(service)}:"]
     return "\n".join([*head, *(f"    {line}" for line in body), ""])
+
+
+def limit_by_hand(advice: Advice, container: ContainerFacts) -> list[str]:
+    """What the owner has to write where an override may not say the limit; nothing where it may.
+
+    Compose refuses a whole project in which a service has a ``mem_limit`` and ``deploy.resources.limits``
+    that say another memory, or none. Of a container it can't be told where its limits come from.
+    """
+    limit, now = advice.memory_limit_bytes, container.memory_limit_bytes
+    if limit is None or now == limit or (now is None and not container.other_limits):
+        return []
+    megabytes = f"{limit // MIB}m"
+    return [
+        f"mem_limit: {megabytes}    # {advice.limit_why}",
+        f"# or, where the service has deploy.resources.limits: memory: {megabytes} among them, no mem_limit",
+    ]
 
 
 def _entrypoint(container: ContainerFacts, environment_dir: str) -> list[str]:

@@ -30,7 +30,8 @@ class OllamaTable(Table):
     """Where Ollama is, and what may be done to it."""
 
     url: Annotated[str, values.URL] = DEFAULT.ollama.url
-    """Where Ollama answers."""
+    """Where Ollama answers. The guard's unit reaches 127.0.0.1 alone: another address, also one of this
+    machine, needs its drop-in network.conf."""
     authority: Annotated[Authority, word(Authority)] = DEFAULT.ollama.authority
     """How far the guard may go by itself. `"runners"`: unload models and, where that is too slow, kill a
     model's own process, which the server survives. `"server"`: also what `[playbook.freeze]` says, hide
@@ -218,8 +219,9 @@ class NotifyTable(Table):
         default=DEFAULT.notify.webhook, examples=["https://chat.example.org/hooks/abc"]
     )
     """Where to. Told are the begin and the end of a freeze recovery, models that are condemned, hidden or
-    restored, and that the guard gives up. A URL with a key in it makes this file a secret: let nobody else
-    read it. The log shows its host only."""
+    restored, and that the guard gives up. The guard's unit reaches this machine alone: a webhook elsewhere
+    needs its drop-in network.conf. A URL with a key in it makes this file a secret, which the guard's user
+    still has to read: `chown root:ollama-guard` it, and `chmod 640`. The log shows its host only."""
     timeout: Annotated[float, duration(1, 60)] = DEFAULT.notify.timeout_seconds
     """How long one delivery may take in all."""
 

@@ -6,7 +6,7 @@ import pytest
 
 from ollama_guard.core.advice import Advice, advise
 from ollama_guard.core.machine import ContainerFacts, Installed, Machine, Neighbour, Server, UnitFacts
-from ollama_guard.core.policy import GIB, MIB, Policy
+from ollama_guard.core.policy import GIB, MIB, NotifyPolicy, OllamaPolicy, Policy
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.core.sizing import Fits, cache_mib
 
@@ -184,3 +184,17 @@ def test_every_line_says_why_with_numbers_on_machines_of_every_size(gib: float) 
         for line in advice.environment:
             assert int(line.value) >= 1
             assert len(line.why) > 40
+
+
+def test_what_the_guards_unit_keeps_from_it_is_said_with_the_drop_in_that_gives_it() -> None:
+    elsewhere = replace(machine(8), url="http://192.168.0.5:11434")
+    hook = Policy(notify=NotifyPolicy("https://chat.example.org/hooks/s3cret"))
+    silent = Policy(ollama=OllamaPolicy(url="http://192.168.0.5:11434"))
+    unanswered = replace(machine(8), url="")
+    for one, policy, key in (
+        (elsewhere, Policy(), "url"), (unanswered, silent, "url"), (machine(8), hook, "webhook"),
+    ):  # fmt: skip
+        (note,) = [note for note in advise(one, policy).notes if "network.conf" in note]
+        assert note.startswith(f"the {key} ")
+        assert "s3cret" not in note
+    assert not [note for note in advise(machine(8), Policy()).notes if "network.conf" in note]

@@ -128,6 +128,13 @@ def test_models_that_stay_for_ever() -> None:
     assert "OLLAMA_KEEP_ALIVE=-1" in finding.what
 
 
+def test_a_configuration_that_was_locked_away_from_the_guard_too() -> None:
+    finding = only("unreadable", guard=replace(GUARD, unreadable="/etc/ollama-guard/ollama-guard.toml"))
+    assert finding.what == "the guard's user can't read /etc/ollama-guard/ollama-guard.toml"
+    assert "chown root:ollama-guard" in finding.mend
+    assert "chmod 640" in finding.mend
+
+
 def test_a_bad_configuration_file_is_one_finding_for_each_problem() -> None:
     problems = ("a.toml, line 1: x", "a.toml, line 2: y")
     findings = examine(WELL, replace(GUARD, config_problems=problems))

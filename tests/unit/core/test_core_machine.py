@@ -9,6 +9,7 @@ from ollama_guard.core.machine import (
     context_tokens,
     has_prompt_cache,
     listens_at,
+    on_loopback,
     open_to_all,
     pins_for_ever,
     positive,
@@ -83,6 +84,23 @@ def test_only_the_addresses_that_mean_all_of_them_are_open_to_all() -> None:
         "0.0.0.0",  # noqa: S104
         "::",
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "there"),
+    [
+        ("http://127.0.0.1:11434", True),
+        ("http://127.8.9.1", True),
+        ("https://localhost/hook", True),
+        ("http://[::1]:11434", True),
+        ("http://192.168.0.5:11434", False),
+        ("https://chat.example.org/hooks/abc", False),
+        ("http://0.0.0.0:1", False),
+        ("http://[::1", False),
+    ],
+)
+def test_what_is_on_loopback_is_told_from_what_leaves_the_machine(url: str, there: bool) -> None:  # noqa: FBT001
+    assert on_loopback(url) is there
 
 
 @pytest.mark.parametrize("said", ["-1", "-1s", "-5m", '"-1"', " -1 ", "-1.5h", "-24h0m0s"])

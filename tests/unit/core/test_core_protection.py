@@ -10,6 +10,7 @@ from ollama_guard.core.policy import GIB
 from ollama_guard.core.protection import (
     ENTRYPOINT,
     drop_in,
+    limit_by_hand,
     original_command,
     override,
     override_path,
@@ -57,6 +58,31 @@ def test_an_override_keeps_what_the_container_runs() -> None:
     assert f'      - "{ENTRYPOINT}:{ENTRYPOINT}:ro"\n' in text
     assert '      - "/var/lib/ollama-guard/env:/var/lib/ollama-guard/env:ro"\n' in text
     assert "OLLAMA_GUARD_EXEC" not in text, "the script runs /bin/ollama by itself"
+
+
+@pytest.mark.parametrize(
+    "limited",
+    [
+        replace(CONTAINER, other_limits=True),
+        replace(CONTAINER, memory_limit_bytes=64 * GIB),
+        replace(CONTAINER, memory_limit_bytes=64 * GIB, other_limits=True),
+    ],
+)
+def test_a_service_that_may_have_limits_of_its_own_gets_the_memory_limit_by_hand(
+    limited: ContainerFacts,
+) -> None:
+    """Compose refuses the whole project where mem_limit and deploy.resources.limits.memory differ."""
+    assert "mem_limit" not in override(ADVICE, limited, "ollama")
+    assert limit_by_hand(ADVICE, limited) == [
+        "mem_limit: 5120m    # why five",
+        "# or, where the service has deploy.resources.limits: memory: 5120m among them, no mem_limit",
+    ]
+
+
+def test_a_limit_that_is_in_force_already_is_written_again() -> None:
+    for ours in (CONTAINER, replace(CONTAINER, memory_limit_bytes=5 * GIB, other_limits=True)):
+        assert "mem_limit: 5120m" in override(ADVICE, ours, "ollama")
+        assert limit_by_hand(ADVICE, ours) == []
 
 
 def test_the_authority_is_offered_and_not_taken() -> None:

@@ -51,6 +51,21 @@ def test_what_is_missing_or_odd_is_left_out(odd: dict[str, object]) -> None:
     assert (facts.compose, facts.memory_limit_bytes, facts.environment) == (None, None, {})
 
 
+@pytest.mark.parametrize(
+    ("host", "limited"),
+    [
+        ({}, False),
+        ({"NanoCpus": 0, "PidsLimit": None, "CpuQuota": 0}, False),
+        ({"PidsLimit": -1}, False),
+        ({"NanoCpus": 2_000_000_000}, True),
+        ({"CpuQuota": 200_000}, True),
+        ({"PidsLimit": 100}, True),
+    ],
+)
+def test_other_limits_than_of_memory_are_seen(host: dict[str, object], limited: bool) -> None:  # noqa: FBT001
+    assert facts_of({"HostConfig": host}).other_limits is limited
+
+
 def test_a_plain_container_has_no_compose_project() -> None:
     labels = {"com.docker.compose.service": "ollama"}  # half of what compose writes
     assert facts_of({"Config": {"Labels": labels, "Entrypoint": "/bin/x"}}).compose is None

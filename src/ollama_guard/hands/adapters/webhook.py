@@ -5,6 +5,7 @@ The URL may carry a secret, so nothing of it but its host is ever said.
 
 from __future__ import annotations
 
+import os
 from urllib.parse import urlsplit
 
 import httpcore
@@ -12,6 +13,7 @@ import httpx
 
 from ollama_guard import __version__
 from ollama_guard.core.events import one_line
+from ollama_guard.core.machine import on_loopback
 from ollama_guard.errors import AlertFailed
 from ollama_guard.hands.adapters.timed import TimedTransport
 
@@ -40,9 +42,11 @@ def deliver(url: str, body: bytes, deadline_seconds: float) -> None:
             status = response.status_code
             _hear_out(response)
     except httpcore.TimeoutException as problem:
-        raise AlertFailed(f"{host} did not answer within {deadline_seconds:.1f} s") from problem
+        hint = _cut_off(url) if isinstance(problem, httpcore.ConnectTimeout) else ""
+        raise AlertFailed(f"{host} did not answer within {deadline_seconds:.1f} s{hint}") from problem
     except httpcore.ConnectError as problem:
-        raise AlertFailed(f"{host} can't be reached: {one_line(str(problem), 200)}") from problem
+        said = one_line(str(problem), 200)
+        raise AlertFailed(f"{host} can't be reached: {said}{_cut_off(url)}") from problem
     except (httpcore.NetworkError, httpcore.ProtocolError, httpx.HTTPError, httpx.StreamError) as problem:
         raise AlertFailed(f"{host} broke off its answer ({type(problem).__name__})") from problem
     except (httpcore.UnsupportedProtocol, httpx.InvalidURL, ValueError) as problem:
@@ -61,6 +65,15 @@ def host_of(url: str) -> str:
     except ValueError:
         return "the webhook"
     return one_line(f"{parts.hostname}{port}", 200) if parts.hostname else "the webhook"
+
+
+def _cut_off(url: str) -> str:
+    """Of an installed guard what may be missing: its unit drops packets to others, which is like silence."""
+    if "INVOCATION_ID" not in os.environ or on_loopback(url):  # systemd gives each unit one
+        return ""
+    return (
+        "; the guard's unit reaches loopback alone unless it has the drop-in network.conf (docs/install.md)"
+    )
 
 
 def _hear_out(response: httpx.Response) -> None:

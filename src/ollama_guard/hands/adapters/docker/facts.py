@@ -17,7 +17,6 @@ def facts_of(inspected: Mapping[str, Any]) -> ContainerFacts:
     config, host = _table(inspected.get("Config")), _table(inspected.get("HostConfig"))
     labels = {key: str(value) for key, value in _table(config.get("Labels")).items()}
     ports = [binding for bound in _table(host.get("PortBindings")).values() for binding in _list(bound)]
-    memory = host.get("Memory")
     return ContainerFacts(
         id=str(inspected.get("Id", "")),
         name=str(inspected.get("Name", "")).removeprefix("/"),
@@ -25,7 +24,8 @@ def facts_of(inspected: Mapping[str, Any]) -> ContainerFacts:
         command=_words(config.get("Cmd")),
         image=str(config.get("Image", "")),
         environment=_environment(config.get("Env")),
-        memory_limit_bytes=memory if isinstance(memory, int) and memory > 0 else None,
+        memory_limit_bytes=_positive(host.get("Memory")) or None,
+        other_limits=any(_positive(host.get(key)) for key in ("NanoCpus", "CpuQuota", "PidsLimit")),
         published=tuple(str(_table(binding).get("HostIp") or "0.0.0.0") for binding in ports),  # noqa: S104
         host_network=host.get("NetworkMode") == "host",
         auto_remove=host.get("AutoRemove") is True,
@@ -55,6 +55,10 @@ def _models_source(mounts: object) -> str:
 def _environment(said: object) -> dict[str, str]:
     pairs = (str(line).partition("=") for line in _list(said))
     return {key: value for key, separator, value in pairs if separator}
+
+
+def _positive(said: object) -> int:
+    return said if isinstance(said, int) and said > 0 else 0
 
 
 def _words(said: object) -> tuple[str, ...]:

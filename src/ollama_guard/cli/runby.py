@@ -1,0 +1,50 @@
+"""How a server is run, as `init` and `doctor` must know it: whose files, and whose restart, are its own."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from ollama_guard.cli.glance import ANSWER_SECONDS
+from ollama_guard.cli.options import DEFAULT_STATE_DIR
+from ollama_guard.core.machine import runtime_of
+from ollama_guard.core.model import ServerReading
+from ollama_guard.core.runtime import RuntimeKind
+from ollama_guard.errors import RuntimeFailed
+from ollama_guard.hands.environment import EnvironmentFile
+from ollama_guard.hands.remembered import RememberedLimits
+
+_PROC = Path("/proc")
+
+
+def run_by(server: ServerReading) -> tuple[RuntimeKind, str]:
+    """(kind, name): the container it is in, the service whose main process it is, else a process of nobody's.
+
+    One that merely lives in a service (cron's, supervisord's) is nobody's: what is written for that service
+    would bound others, and its restart would end them.
+    """
+    kind, name = runtime_of(server.cgroup or "")
+    if kind is not RuntimeKind.SYSTEMD:
+        return kind, name
+    own = _managers_child(server.pid) if "/user@" in (server.cgroup or "") else _main_process(server)
+    return (kind, name) if own else (RuntimeKind.PROCESS, "")
+
+
+def _main_process(server: ServerReading) -> bool:
+    """Whether systemd says so; where it can't be asked, whether it looks so."""
+    from ollama_guard.hands.adapters.systemd import SystemdRuntime
+
+    systemd = SystemdRuntime(EnvironmentFile(DEFAULT_STATE_DIR).path, RememberedLimits(DEFAULT_STATE_DIR))
+    try:
+        return systemd.find(server, ANSWER_SECONDS) is not None
+    except RuntimeFailed:
+        return _managers_child(server.pid)
+
+
+def _managers_child(pid: int) -> bool:
+    """Whether its parent is the first process, or a user's own systemd."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = _PROC.joinpath(str(pid), "status").read_text(encoding="utf-8", errors="replace")
+        parent = int(status.partition("\nPPid:")[2].split()[0])
+        return parent == 1 or _PROC.joinpath(str(parent), "comm").read_text(errors="replace") == "systemd\n"
+    return False
