@@ -13,7 +13,6 @@ from ollama_guard.core.runtime import Limits, RuntimeReading, RuntimeState
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.adapters.systemd import readings
 from ollama_guard.hands.adapters.systemd.bus import Call, calls
-from ollama_guard.hands.remembered import this_boot
 from ollama_guard.ports import LimitsBook
 
 # Seconds that a stop may take before SIGKILL: Ollama ends in 0.2 s, systemd itself would wait for 90.
@@ -25,12 +24,14 @@ LOOK_SECONDS = 0.1
 class SystemdRuntime:
     """The services of this machine's systemd; calls may come from several threads.
 
-    ``bus`` is the path of the system bus's socket, "" for the usual one.
+    ``boot_id`` names this boot of the machine: runtime properties end with it. ``bus`` is the path of the
+    system bus's socket, "" for the usual one.
     """
 
-    def __init__(self, environment_file: Path, book: LimitsBook, bus: str = "") -> None:
+    def __init__(self, environment_file: Path, book: LimitsBook, boot_id: str, bus: str = "") -> None:
         self._environment_file = str(environment_file)
         self._book = book
+        self._boot_id = boot_id
         self._bus = bus
 
     def find(self, server: ServerReading, deadline_seconds: float) -> RuntimeReading | None:
@@ -95,15 +96,17 @@ class SystemdRuntime:
             unit = _load(call, name)
             _may(self._reading(call, unit), "limit")
             now = readings.limits_of(unit)
-            changes, left_out = readings.wanted_limits(limits, unit, self._book.before(_key(name)) or now)
+            changes, left_out = readings.wanted_limits(
+                limits, unit, self._book.before(self._key(name)) or now
+            )
             if changes:
-                self._book.remember(_key(name), now)
+                self._book.remember(self._key(name), now)
                 _set(call, name, changes)
             return left_out
 
     def unlimit(self, name: str, deadline_seconds: float) -> None:
         """Put the limits back that were there before the first `limit`; a stop alone does not lift them."""
-        owner = self._book.before(_key(name))
+        owner = self._book.before(self._key(name))
         if owner is None:
             return
         with calls(self._bus, deadline_seconds) as call:
@@ -111,7 +114,11 @@ class SystemdRuntime:
             changes = {key: value for key, value in owner.items() if now.get(key) not in (None, value)}
             if changes:
                 _set(call, name, changes)
-        self._book.forget(_key(name))
+        self._book.forget(self._key(name))
+
+    def _key(self, name: str) -> str:
+        """Runtime properties end with the boot, and so does what was remembered for them."""
+        return f"systemd:{name}:{self._boot_id}"
 
     def _reading(self, call: Call, unit: dict[str, Any]) -> RuntimeReading:
         others = readings.dependents(unit)
@@ -163,8 +170,3 @@ def _may(reading: RuntimeReading, verb: str) -> None:
     """The last look before the act: what was true when it was decided may have changed."""
     if verb not in reading.verbs:
         raise RuntimeFailed("masked" if "masked" in reading.cannot else "refused", reading.cannot)
-
-
-def _key(name: str) -> str:
-    """Runtime properties end with the boot, and so does what was remembered for them."""
-    return f"systemd:{name}:{this_boot()}"
