@@ -38,7 +38,7 @@ class SystemdRuntime:
         """The service whose main process the server is; one that only lives inside a service is not its."""
         with calls(self._bus, deadline_seconds) as call:
             try:
-                (path,) = call.manager("GetUnitByPID", "u", server.pid)
+                path = call.path("GetUnitByPID", "u", server.pid)
             except RuntimeFailed as problem:
                 if problem.kind == "gone":
                     return None
@@ -122,7 +122,7 @@ class SystemdRuntime:
 
     def _reading(self, call: Call, unit: dict[str, Any]) -> RuntimeReading:
         others = readings.dependents(unit)
-        listed = call.manager("ListUnitsByNames", "as", others)[0] if others else ()
+        listed = call.manager("ListUnitsByNames", "as", others) if others else ()
         clocks = readings.Clocks(time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic())
         return readings.reading_of(unit, self._environment_file, clocks, readings.running(listed))
 
@@ -142,14 +142,14 @@ class SystemdRuntime:
             if self._reading(call, unit).state is wanted:
                 return True
             failed = wanted is RuntimeState.RUNNING and unit.get("ActiveState") == "failed"
-            if (failed and not (unit.get("Job") or (0,))[0]) or time.monotonic() >= until:
+            if (failed and not readings.has_job(unit)) or time.monotonic() >= until:
                 return False
             time.sleep(LOOK_SECONDS)
 
 
 def _load(call: Call, name: str) -> dict[str, Any]:
     """The properties of a unit by its name, also of one that is not in memory."""
-    (path,) = call.manager("LoadUnit", "s", name)
+    path = call.path("LoadUnit", "s", name)
     unit = _unit(call, path)
     if unit.get("LoadState") == "not-found" and unit.get("ActiveState") == "inactive":
         raise RuntimeFailed("gone", f"there is no unit {name}")
