@@ -58,6 +58,30 @@ def test_tags_lists_manifests_newest_first_with_the_digest_of_the_manifest_file(
     assert stamps == sorted(stamps, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("folder", "shown"),
+    [
+        ("registry.ollama.ai/library/other/latest", "other:latest"),
+        ("registry.ollama.ai/mine/other/7b", "mine/other:7b"),
+        ("hf.co/user/other/q4", "hf.co/user/other:q4"),
+        ("hf.co/library/other/q4", "hf.co/library/other:q4"),
+    ],
+)
+def test_a_name_shows_host_and_namespace_only_where_they_are_not_the_usual_ones(
+    fake: FakeOllama, folder: str, shown: str
+) -> None:
+    """Facts 1.2: the tag always."""
+    manifests = fake.models_dir / "manifests"
+    added = manifests / folder
+    added.parent.mkdir(parents=True)
+    added.write_bytes((manifests / "registry.ollama.ai/library/small/latest").read_bytes())
+    names = {model["name"] for model in fake.get("/api/tags").value["models"]}
+    assert fake.post("/api/copy", {"source": shown, "destination": "copied"}).status == 200
+    for name in (shown, "copied"):
+        assert call(fake.port, "DELETE", "/api/delete", {"model": name}).status == 200
+    assert shown in names
+
+
 def test_tags_sees_a_manifest_that_was_added_by_hand(fake: FakeOllama) -> None:
     """Facts 1.2: the listing follows the disk at every call."""
     library = fake.models_dir / "manifests/registry.ollama.ai/library"

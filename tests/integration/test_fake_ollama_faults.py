@@ -209,3 +209,13 @@ def test_a_model_can_grow_its_cache_with_each_answer() -> None:
         for _ in range(2):
             fake.stream("hungry", tokens=2).join()
         fake.wait(lambda: anonymous_bytes(pid) - before >= 20 * MIB, 2)
+
+
+def test_embedding_calls_fill_the_prompt_cache_too() -> None:
+    """Facts 3.3."""
+    with FakeOllama(["vectors=20MiB,kind=embedding,cache=8MiB"]) as fake:
+        fake.post("/api/embed", {"model": "vectors", "input": "x"})
+        before = anonymous_bytes(fake.runner_pid("vectors"))
+        for _ in range(3):
+            fake.post("/api/embed", {"model": "vectors", "input": "x"})
+        fake.wait(lambda: anonymous_bytes(fake.runner_pid("vectors")) - before >= 20 * MIB)

@@ -265,6 +265,25 @@ def test_another_num_ctx_reloads_the_runner_and_takes_other_memory(new: FakeOlla
     assert new.ps()[0]["context_length"] == 8192
 
 
+def test_clients_with_and_without_another_num_ctx_reload_it_at_every_switch(new: FakeOllama) -> None:
+    """Facts 2.2: the automatic value is an option like any other; the same one said aloud changes nothing."""
+    pids = []
+    for options in ({}, {"num_ctx": 8192}, {}, {"num_ctx": 4096}):
+        new.load("small", **options)
+        pids.append(new.runner_pid("small"))
+    assert pids[2] == pids[3]
+    assert len(set(pids)) == 3
+
+
+def test_the_environment_sets_the_default_context_and_a_client_may_ask_for_more() -> None:
+    """Facts 2.5: it is no bound."""
+    with FakeOllama(["small=20MiB"], env={"OLLAMA_CONTEXT_LENGTH": "8192"}) as fake:
+        fake.load("small")
+        assert fake.ps()[0]["context_length"] == 8192
+        fake.load("small", num_ctx=16384)
+        assert fake.ps()[0]["context_length"] == 16384
+
+
 def test_num_ctx_is_clamped_to_the_training_context() -> None:
     """Facts 1.3."""
     with FakeOllama(["small=20MiB,ctx=2048"], env={"OLLAMA_CONTEXT_LENGTH": "8192"}) as fake:
@@ -397,6 +416,18 @@ def test_a_load_that_fails_for_memory_evicts_all_others_and_is_tried_once_more(n
     new.set_fault("load_failure", model="small:latest", status=1, text="failed to allocate buffer")
     assert new.load("small").status == 200
     assert new.loaded() == ["small:latest"]
+
+
+def test_a_load_that_is_killed_evicts_nobody_and_is_not_tried_again(new: FakeOllama) -> None:
+    """Facts 2.4: the kernel's kill does not speak of memory."""
+    new.load("third")
+    stream = new.stream("slow")
+    new.wait(lambda: new.runner("slow"))
+    os.kill(new.runner_pid("slow"), signal.SIGKILL)
+    stream.join()
+    assert stream.error == "llama-server process has terminated: signal: killed"
+    assert new.loaded() == ["third:latest"]
+    assert [runner["model"] for runner in new.state()["runners"]] == ["third:latest"]
 
 
 def test_a_load_that_fails_otherwise_is_a_500_with_the_captured_text(new: FakeOllama) -> None:

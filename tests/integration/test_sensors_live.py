@@ -17,6 +17,7 @@ from beds.cgroups import MemoryCgroup
 from beds.freezer import Freezer
 from ollama_guard.core.model import ApiReading, RunnerReading, ServerReading, Snapshot
 from ollama_guard.core.policy import OllamaPolicy, Policy
+from ollama_guard.sentinel.selftest import has_capability
 from ollama_guard.sentinel.sensors import Sensors
 from ollama_guard.sentinel.sensors.psi import Trigger
 from ollama_guard.sentinel.sensors.watches import Watches
@@ -33,6 +34,18 @@ if libc.ptrace(seize, int(sys.argv[1]), None, None) == 0:
     print("attached", flush=True)
 signal.pause()
 """
+
+
+# What the sensors may do here, as the start-up self-test says it.
+FACTS = """
+from ollama_guard.core.policy import Policy
+from ollama_guard.sentinel.sensors import Sensors
+sensors = Sensors(Policy())
+for fact in sensors.capabilities():
+    print(fact.name, fact.ok, fact.sentence)
+sensors.close()
+"""
+CAP_SETPCAP, CAP_SYS_RESOURCE = 8, 24
 
 
 class Machine:
@@ -243,6 +256,25 @@ def test_a_memory_limit_is_found_with_its_trigger_and_its_removal_never_spins(
         guarded.look()  # each wake has one, which takes what made it ready
     assert wakes < 20
     assert str(cgroup.path) not in {d.path for d in guarded.look().domains}
+
+
+@pytest.mark.parametrize(("held", "seconds"), [(False, 2.0), (True, 0.5)])
+def test_pressure_wakes_it_over_the_shortest_window_that_its_rights_allow_and_it_says_so(
+    *, held: bool, seconds: float
+) -> None:
+    """Windows below 2 s need CAP_SYS_RESOURCE, which the unit does not give."""
+    if not Path("/proc/pressure/memory").exists():
+        pytest.skip("this kernel shows no pressure (PSI)")
+    if held and not has_capability(CAP_SYS_RESOURCE):
+        pytest.skip("CAP_SYS_RESOURCE is not held here")
+    may_drop = has_capability(CAP_SETPCAP) and not held
+    bound = ["setpriv", "--bounding-set", "-sys_resource"] if may_drop else []
+    said = subprocess.run(
+        [*bound, sys.executable, "-c", FACTS], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+    if not held and "trigger False" in said and "not permitted" in said:
+        pytest.skip("this kernel has no trigger at all for those without CAP_SYS_RESOURCE (before 6.5)")
+    assert f"trigger True pressure wakes the guard, over a window of {seconds:g} s\n" in said
 
 
 def test_a_trigger_whose_cgroup_went_away_is_closed_and_opened_again_with_back_off() -> None:

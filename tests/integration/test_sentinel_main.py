@@ -90,6 +90,21 @@ def test_it_runs_and_ends_with_0(start: Starter) -> None:
     assert process.wait(3) == 0
 
 
+def test_all_of_its_memory_is_locked_and_what_it_never_touched_is_not_made_resident(start: Starter) -> None:
+    """Without ONFAULT every page that is mapped becomes resident at once: then the two are equal."""
+    process = start()
+    if "memory is not locked" in line_with(process, "locked"):
+        pytest.skip("this user may not lock memory")
+    status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    sizes = {
+        key: int(value.split()[0])
+        for key, _, value in (line.partition(":") for line in status)
+        if key in ("VmSize", "VmLck", "VmRSS")
+    }
+    assert sizes["VmLck"] > 0.9 * sizes["VmSize"]
+    assert sizes["VmRSS"] < 0.95 * sizes["VmLck"], sizes
+
+
 def test_a_second_guard_is_refused_and_names_the_first(start: Starter) -> None:
     first = start()
     line_with(first, "guard.started")

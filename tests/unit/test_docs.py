@@ -109,6 +109,18 @@ def test_the_ladder_is_told_rung_by_rung() -> None:
     assert set(re.findall("`(.*?)`", rows)) == {rung.value for rung in Rung}
 
 
+def test_every_test_that_the_fake_s_facts_name_is_there() -> None:
+    text = (ROOT / "docs" / "fake-ollama.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)::(\w+)`", text)) - {("file", "name")}
+    there = {
+        (path.stem.removeprefix("test_fake_ollama_"), name)
+        for path in (ROOT / "tests" / "integration").glob("test_fake_ollama_*.py")
+        for name in re.findall(r"^def test_(\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert len(named) > 60
+    assert named <= there
+
+
 def test_the_architecture_names_every_module_of_the_brain() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     brain = text.partition("## The brain")[2].partition("\n## ")[0]

@@ -12,7 +12,7 @@ from ollama_guard.core.model import ServerReading
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.environment import EnvironmentFile
-from ollama_guard.hands.remembered import RememberedLimits
+from ollama_guard.hands.remembered import RememberedLimits, this_boot
 
 _PROC = Path("/proc")
 
@@ -34,7 +34,8 @@ def _main_process(server: ServerReading) -> bool:
     """Whether systemd says so; where it can't be asked, whether it looks so."""
     from ollama_guard.hands.adapters.systemd import SystemdRuntime
 
-    systemd = SystemdRuntime(EnvironmentFile(DEFAULT_STATE_DIR).path, RememberedLimits(DEFAULT_STATE_DIR))
+    file, book = EnvironmentFile(DEFAULT_STATE_DIR).path, RememberedLimits(DEFAULT_STATE_DIR)
+    systemd = SystemdRuntime(file, book, this_boot())
     try:
         return systemd.find(server, ANSWER_SECONDS) is not None
     except RuntimeFailed:

@@ -11,7 +11,7 @@ from ollama_guard.core.policy import OllamaPolicy
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.hands.environment import EnvironmentFile
 from ollama_guard.hands.looking import PortOf
-from ollama_guard.hands.remembered import RememberedLimits
+from ollama_guard.hands.remembered import RememberedLimits, this_boot
 from ollama_guard.hands.runtimes import PortsOf
 from ollama_guard.ports import RuntimePort
 
@@ -39,7 +39,7 @@ def runtime_ports(state_dir: Path) -> PortsOf:
             case RuntimeKind.SYSTEMD:
                 from ollama_guard.hands.adapters.systemd import SystemdRuntime  # noqa: PLC0415
 
-                return SystemdRuntime(environment, book)
+                return SystemdRuntime(environment, book, this_boot())
             case RuntimeKind.PROCESS:
                 from ollama_guard.hands.adapters.process import ProcessRuntime  # noqa: PLC0415
 

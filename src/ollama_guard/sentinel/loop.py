@@ -6,7 +6,6 @@ import math
 import signal
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,6 +33,7 @@ from ollama_guard.sentinel.reload import Reload
 from ollama_guard.sentinel.reporting import Reporting
 from ollama_guard.sentinel.sensors.identity import SCAN_LOST_SECONDS
 from ollama_guard.sentinel.supervise import Hands
+from ollama_guard.sentinel.whence import whence
 from ollama_guard.wire import (
     ActionPosted,
     ApiObserved,
@@ -327,16 +327,12 @@ class Loop:
     def _failed(self, *, ticking: bool) -> None:
         """Something broke: say so on one line; a broken tick is tried again less and less often."""
         error = sys.exc_info()[1]
-        line = " <- ".join(
-            f"{frame.name} ({frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})"
-            for frame in reversed(traceback.extract_tb(error.__traceback__ if error else None))
-        )
         again = f"a tick failed, trying again in {self._fail_seconds:.1f} s" if ticking else "a part failed"
         if ticking:
             self._tick_at = self._ticked_at = clock.boottime() + self._fail_seconds
             self._wanted = False
             self._fail_seconds = min(self._fail_seconds * 2, FAIL_LONGEST_SECONDS)
-        self.outfit.tell(Event("guard.warned", f"{again}: {error!r} in {line}", Priority.ERROR))
+        self.outfit.tell(Event("guard.warned", f"{again}: {error!r} in {whence(error)}", Priority.ERROR))
         # A descriptor whose handler breaks is ready again at once: don't spin on it.
         time.sleep(SHORTEST_TICK_SECONDS)
 

@@ -10,6 +10,7 @@ from ollama_guard.core.footprint import Footprint, FootprintKey, Ledger
 from ollama_guard.core.model import (
     CONTAINER,
     HOST,
+    ActionKind,
     ApiReading,
     CatalogueEntry,
     DomainReading,
@@ -58,6 +59,7 @@ _server = OllamaPolicy(
 enforcing = st.builds(
     Policy,
     ollama=st.sampled_from([OllamaPolicy(), _server]),
+    cap=st.sampled_from([CapPolicy(), CapPolicy(), CapPolicy(1)]),
     playbook=st.sampled_from([PlaybookPolicy(), _quick]),
     models=st.dictionaries(st.sampled_from(NAMES), rules, max_size=2),
 )
@@ -65,11 +67,15 @@ enforcing = st.builds(
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happens, then ``ticks`` ticks at the guard's own pace (or ``dt`` seconds apart)."""
+    """One thing that happens, then ``ticks`` ticks at the guard's own pace (or ``dt`` seconds apart).
+
+    ``sixteenths`` of the machine is how much a load or another program takes: a size of its own would be
+    nothing on one machine and more than there is on the other.
+    """
 
     what: str
     name: str = "a"
-    size: int = 0
+    sixteenths: int = 0
     rate: int = 0
     ticks: int = 5
     dt: float | None = None
@@ -98,11 +104,17 @@ steps = st.builds(
         ]
     ),
     name=st.sampled_from(NAMES),
-    size=st.integers(16, 4096).map(lambda n: n * MIB),
-    rate=st.sampled_from([50, 300, 1500]).map(lambda n: n * MIB),
+    sixteenths=st.integers(1, 18),
+    rate=st.sampled_from([10, 50, 300, 1500]).map(lambda n: n * MIB),
     ticks=st.integers(1, 12),
     dt=st.sampled_from([None, None, 0.02, 0.5, 1.0]),
 )
+
+
+# How what is done to the server may go wrong, each once: see `Served`.
+_SERVED = (ActionKind.CONSTRAIN, ActionKind.STOP, ActionKind.START, ActionKind.VERIFY)
+_planned = st.tuples(st.sampled_from(_SERVED), st.sampled_from(["fail", "late", "lost", "hang"]))
+faults = st.sampled_from([(), ((ActionKind.STOP, "fail"),)]) | st.tuples(_planned)
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,7 @@ class Tale:
     loaded: tuple[tuple[str, int, bool], ...]
     steps: tuple[Step, ...]
     served: bool = False
+    faults: tuple[tuple[ActionKind, str], ...] = ()
 
     def begin(self) -> World:
         """The host three seconds after the guard's start."""
@@ -123,7 +136,7 @@ class Tale:
             other=self.capacity // 8,
             limit=self.limit,
             policy=self.policy,
-            served=Served() if self.served else None,
+            served=Served(faults={kind: [fault] for kind, fault in self.faults}) if self.served else None,
         )
         for name, size, busy in self.loaded:
             world.load(name, size, busy=busy)
@@ -135,7 +148,7 @@ class Tale:
 def tales(draw: st.DrawFn, policy: st.SearchStrategy[Policy] = policies) -> Tale:
     """A small host with up to three loaded models, and up to ten things that happen to it."""
     capacity = draw(st.sampled_from([512 * MIB, 4 * GIB, 15 * GIB]))
-    names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=3))
+    names = draw(st.lists(st.sampled_from(NAMES), unique=True, min_size=draw(st.integers(0, 2)), max_size=3))
     return Tale(
         capacity=capacity,
         limit=draw(st.sampled_from([None, None, capacity // 2])),
@@ -143,19 +156,20 @@ def tales(draw: st.DrawFn, policy: st.SearchStrategy[Policy] = policies) -> Tale
         loaded=tuple((name, capacity // draw(st.integers(4, 12)), draw(st.booleans())) for name in names),
         steps=tuple(draw(st.lists(steps, min_size=1, max_size=10))),
         served=draw(st.booleans()),
+        faults=draw(faults),
     )
 
 
 def happen(world: World, step: Step) -> None:
     """Let the thing of one step happen."""
-    model = world.model(step.name)
+    model, size = world.model(step.name), world.capacity * step.sixteenths // 16
     match step.what:
         case "load" | "loaded" if model is None:
-            world.load(step.name, step.size, loaded=step.what == "loaded")
+            world.load(step.name, size, loaded=step.what == "loaded")
         case "busy" | "idle" if model is not None:
             model.busy = step.what == "busy"
         case "hog":
-            world.hog_rate, world.hog_target = step.rate, world.hog_taken + step.size
+            world.hog_rate, world.hog_target = step.rate, world.hog_taken + size
         case "relax":
             world.hog_taken = world.hog_target = 0
         case "silent":
@@ -200,11 +214,13 @@ _domains = st.builds(
     psi_some_avg10=_floats, psi_full_avg10=_floats, oom_kills=_ints, refaults=_ints, swap_free_bytes=_ints,
     cache_bytes=_ints, path=_text,
 )  # fmt: skip
+_states = st.sampled_from(["S", "R", "D", "T", "t", "Z", "", "?", "\n"])
 _runners = st.builds(
     RunnerReading, _pid, _ticks, _number, st.sampled_from([None, 100, -1]), st.booleans(), _text,
+    port=_ints, major_faults=_ints,
     blob=_blob, blob_bytes=_ints, context_tokens=_ints, weights_mapped=st.sampled_from([None, True, False]),
     anon_bytes=_ints, shmem_bytes=_ints, file_bytes=_ints, swap_bytes=_ints, cpu_seconds=_floats,
-    process_state=st.sampled_from(["S", "R", "D", "Z", "", "?"]), parallel=_ints,
+    process_state=_states, parallel=_ints,
     domains=st.sampled_from([(HOST,), (HOST, CONTAINER), (), ("gpu0", "gpu0")]),
 )  # fmt: skip
 _loaded = st.builds(LoadedModel, _text, _blob, _ints, _ints, _floats, _ints)
@@ -213,7 +229,9 @@ _api = st.builds(
     _floats, st.lists(_loaded, max_size=3).map(tuple), _floats, _text,
 )  # fmt: skip
 _catalogue = st.lists(
-    st.builds(CatalogueEntry, _blob.map(str), st.lists(_text, max_size=3).map(tuple), _ints, _ints, _ints),
+    st.builds(
+        CatalogueEntry, _blob.map(str), st.lists(_text, max_size=3).map(tuple), _ints, _ints, _ints, _text
+    ),
     max_size=3,
 ).map(tuple)
 _requests = st.lists(
@@ -256,9 +274,12 @@ _stores = st.builds(
     st.just(""), st.sampled_from([0.0, 5.0]), _text,
 )  # fmt: skip
 
+_servers = st.builds(
+    ServerReading, _pid, _ticks, _ints, st.none() | _text, _text, _states, st.booleans(), st.booleans()
+)
 garbage = st.builds(
     Snapshot, _number, _number, st.lists(_domains, max_size=3).map(tuple),
-    st.lists(st.builds(ServerReading, _pid, _ticks, _ints, st.none() | _text, _text), max_size=2).map(tuple),
+    st.lists(_servers, max_size=2).map(tuple),
     st.lists(_runners, max_size=3).map(tuple), _api, _catalogue, _requests, st.booleans(), _text,
     st.sampled_from([(), (), ("whose a process is can't be read\n",)]), _ledgers,
     st.lists(_runtimes, max_size=2).map(tuple), _stores,

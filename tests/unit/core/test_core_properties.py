@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from ollama_guard.core import cap
@@ -32,14 +34,16 @@ from ollama_guard.core.model import (
 )
 from ollama_guard.core.narrate import events
 from ollama_guard.core.pace import RESTING_SECONDS
-from ollama_guard.core.policy import MIB, OllamaPolicy, Policy, Protect
+from ollama_guard.core.policy import GIB, MIB, ModelRule, OllamaPolicy, Policy, Protect
+from ollama_guard.core.quarantined import Hidden, QuarantineEntry, StoreReading
+from ollama_guard.core.recovery import Ending, Playbook, Run
 from ollama_guard.core.runners import Runner, census
 from ollama_guard.core.scene import Scene, killable
-from ollama_guard.core.state import Durable, State
+from ollama_guard.core.state import Condemned, Durable, State
 from ollama_guard.core.status import view
 from ollama_guard.core.victims import mercy_seconds
-from ollama_guard.testing.scenario import World
-from ollama_guard.testing.served import SERVER_ACTIONS
+from ollama_guard.testing.scenario import World, blob_of
+from ollama_guard.testing.served import SERVER_ACTIONS, Served
 from unit.core.strategies import Tale, enforcing, garbage, happen, outcomes, policies, tales
 
 CONTRACT_KEYS = {
@@ -48,8 +52,15 @@ CONTRACT_KEYS = {
     "domains": "name capacity_bytes available_bytes available_ratio psi_some_avg10 psi_full_avg10 "
     "slope_bytes_per_second time_to_exhaustion_seconds level thresholds",
     "ollama": "url alive version latency_seconds runtime cap",
+    "ollama.runtime": "kind name",
+    "ollama.cap": "soft hard pending",
     "models": "name aliases blob size_bytes resident_bytes vram_bytes state pid preference expires_at",
+    "quarantine": "name alias blob how since size_bytes needs_bytes reason returned",
+    "condemned": "blob names until needs_bytes kills",
+    "conditions": "condition since true_now reason",
     "last_decision": "at action reason outcome freed_bytes",
+    "playbook": "name state step runs_last_hour last",
+    "playbook.last": "name outcome ended_at text",
     "guard": "pid pss_bytes cpu_seconds tick_seconds dropped",
 }
 
@@ -68,11 +79,6 @@ class Moment:
     def runners(self) -> dict[tuple[int, int], Runner]:
         """The runners as the ladder saw them, before this tick's actions."""
         return {runner.key: runner for runner in self.scene.runners}
-
-    @property
-    def worst(self) -> Level:
-        """The most urgent level of any domain."""
-        return max((d.urgent for d in self.after.domains.values()), default=Level.OK)
 
 
 # What is done to the server and its models, rather than to a runner.
@@ -98,7 +104,42 @@ def told(tale: Tale, world: World | None = None) -> Iterator[Moment]:
             seen = replace(world.state, in_flight=before.in_flight, issued_at=before.issued_at)
             scene = Scene(world.policy, seen, snapshot, census(world.policy, seen, snapshot))
             yield Moment(before, world.state, snapshot, decision, scene)
-            world.pass_time(step.dt or world.state.planned_delay_seconds)
+            if step.dt is None:
+                world._sleep(world.state.planned_delay_seconds)
+            else:
+                world.pass_time(step.dt)
+
+
+# A moment of each kind has to come up in this many of the tales below, so that what follows means something.
+FLOOR = {
+    **dict.fromkeys((Rung.HOLD, Rung.UNLOAD_IDLE, Rung.KILL_RUNNER, Rung.PLAYBOOK), 5),
+    **dict.fromkeys((Rung.CAP, Rung.ABORT_LOAD, Rung.DRAIN_BUSY), 2),
+    **dict.fromkeys((ActionKind.CONSTRAIN, ActionKind.STOP, ActionKind.START, ActionKind.VERIFY), 5),
+    ActionKind.KILL_SERVER: 2,
+    ActionKind.RELEASE: 5,
+    "a second domain": 5,
+    "a model of omit": 5,
+}
+
+
+def test_the_tales_come_to_every_rung_and_most_actions() -> None:
+    """What holds at each moment of each tale says nothing of what no tale comes to."""
+    reached: Counter[Any] = Counter()
+
+    @seed(1)
+    @settings(max_examples=200, phases=[Phase.generate], database=None)
+    @given(tales(enforcing))
+    def count(tale: Tale) -> None:
+        seen: set[Any] = set()
+        for moment in told(tale):
+            seen |= {moment.decision.rung, *(action.kind for action in moment.decision.actions)}
+            seen |= {"a second domain"} if len(moment.snapshot.domains) > 1 else set()
+            rules = {runner.rule.preference for runner in moment.scene.runners}
+            seen |= {"a model of omit"} if Preference.OMIT in rules else set()
+        reached.update(seen)
+
+    count()
+    assert {what: reached[what] for what in FLOOR if reached[what] < FLOOR[what]} == {}
 
 
 @given(tales())
@@ -140,7 +181,15 @@ def test_it_never_acts_while_blind(tale: Tale, unread: bool) -> None:  # noqa: F
         assert "blind" in decision.reason
 
 
-@given(tales(enforcing))
+# Two of the four models are the owner's, each in one of the two ways.
+OMITTED = {
+    "a": ModelRule(Preference.OMIT, Protect.BELOW_CRITICAL),
+    "b": ModelRule(Preference.OMIT, Protect.ALWAYS),
+}
+
+
+@settings(max_examples=150)
+@given(tales(enforcing.map(lambda policy: replace(policy, models=OMITTED))))
 def test_the_owners_preference_is_kept(tale: Tale) -> None:
     """``omit`` is untouched below critical, and always with ``protect = "always"``."""
     for moment in told(tale):
@@ -150,7 +199,7 @@ def test_the_owners_preference_is_kept(tale: Tale) -> None:
             rule = moment.runners[action.key].rule
             if rule.preference is Preference.OMIT:
                 assert action.kind is ActionKind.KILL
-                assert moment.worst is Level.CRITICAL
+                assert moment.after.domains[moment.decision.domain].urgent is Level.CRITICAL
                 assert rule.protect is not Protect.ALWAYS
 
 
@@ -304,6 +353,25 @@ def test_any_snapshot_at_all_gives_a_decision(
         assert from_plain(Durable, json.loads(json.dumps(to_plain(state.durable)))) == state.durable
 
 
+def test_every_table_of_the_status_has_rows_of_just_the_contracts_keys() -> None:
+    """Also those that few tales fill: what is hidden, condemned and has run."""
+    world = World(served=Served())
+    world.load("a", GIB)
+    world.load("b", 256 * MIB, busy=True)
+    world.hog_rate, world.hog_target = 300 * MIB, 1700 * MIB
+    world.play(30)
+    durable = replace(
+        world.state.durable,
+        condemned=(Condemned(blob_of("b"), ("b",), world.now, world.now + 600, 600.0, 9 * GIB),),
+        runs=(Run(Playbook.FREEZE, 5.0, ending=Ending.DONE, ended_at=50.0, text="well"),),
+    )
+    entry = QuarantineEntry("big", "quarantine/big", None, Hidden.OFFLINE, 1.7e9)
+    snapshot = replace(world.snapshot(), store=StoreReading("/models", writable=True, entries=(entry,)))
+    document = view(world.policy, replace(world.state, durable=durable), snapshot, {})
+    for table, keys in CONTRACT_KEYS.items():
+        assert [set(row) for row in rows_at(document, table)[:1]] == [set(keys.split())], table
+
+
 def assert_presentable(
     policy: Policy, before: State, after: State, decision: Decision, snapshot: Snapshot
 ) -> None:
@@ -320,11 +388,18 @@ def assert_presentable(
     document = view(policy, after, snapshot, {"version": "1", "pid": 1, "cpu_seconds": float("nan")})
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     for table, keys in CONTRACT_KEYS.items():
-        found = document[table] if table else document
-        for row in found if isinstance(found, list) else [found] if found is not None else []:
+        for row in rows_at(document, table):
             assert set(row) == set(keys.split()), table
     unexplained = [path for path in nulls(document) if not explained(path, document["unknown"])]
     assert not unexplained
+
+
+def rows_at(document: dict[str, Any], table: str) -> list[dict[str, Any]]:
+    """The objects that a status document holds there; none for a null."""
+    found: Any = document
+    for key in filter(None, table.split(".")):
+        found = None if found is None else found[key]
+    return found if isinstance(found, list) else [] if found is None else [found]
 
 
 def nulls(value: object, path: str = "") -> Iterator[str]:

@@ -1,5 +1,8 @@
 """What the files of a unit come to."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ollama_guard.core.unitfile import unit_of
 
 MAIN = """\
@@ -55,3 +58,28 @@ def test_a_unit_that_reads_the_guards_file_is_known_by_it() -> None:
     line = "[Service]\nEnvironmentFile=-/var/lib/ollama-guard/env/ollama.env\n"
     assert unit_of("x", [("/a", line)]).guarded
     assert not unit_of("x", [("/a", line + "EnvironmentFile=\n")]).guarded
+
+
+LINES = (
+    "[Service]", "[Unit]", "[", "]", "[]", "Environment=A=1", 'Environment="A=1', "Environment=",
+    "Environment='",
+    "Environment=\\", "EnvironmentFile=-/a", "EnvironmentFile=", "OOMPolicy=stop", "=", "# x", ";", "\\",
+    "A=" + "x" * 5000, "\x00", "\x85", "\ud800",
+)  # fmt: skip
+
+
+@given(
+    files=st.lists(
+        st.tuples(
+            st.sampled_from(["/a", "/etc/x.service.d/override.conf", ""]) | st.text(max_size=20),
+            st.lists(st.sampled_from(LINES) | st.text(max_size=40), max_size=20).map("\n".join),
+        ),
+        max_size=4,
+    )
+)
+def test_any_texts_at_all_come_to_facts(files: list[tuple[str, str]]) -> None:
+    unit = unit_of("x.service", files)
+    assert unit.files == tuple(path for path, _ in files)
+    for text in (unit.oom_policy, *unit.overruling, *unit.environment, *unit.environment.values()):
+        assert isinstance(text, str)
+        assert "\n" not in text

@@ -87,6 +87,7 @@ def test_a_container_whose_namespaces_are_shared_names_who_would_lose_them() -> 
         ({"Restarting": True}, RuntimeState.CHANGING),
         ({"Status": "removing", "Running": False}, RuntimeState.CHANGING),
         ({"Paused": True}, RuntimeState.PAUSED),
+        ({"Running": "yes"}, RuntimeState.UNKNOWN),
     ],
 )
 def test_states_are_told(state: dict[str, Any], told: RuntimeState) -> None:

@@ -15,6 +15,7 @@ from ollama_guard.hands.adapters.systemd import SystemdRuntime, adapter
 from ollama_guard.hands.remembered import RememberedLimits
 from ollama_guard.testing.systemd import INFINITY, FakeSystemd, FakeUnit
 
+BOOT = "this boot"
 NAME = "ollama.service"
 PID = 4242
 GIB = 1024**3
@@ -29,7 +30,7 @@ class Bed:
         self.systemd = systemd
         self.unit = systemd.units[NAME]
         self.book = RememberedLimits(folder)
-        self.runtime = SystemdRuntime(Path(ENV), self.book, str(systemd.path))
+        self.runtime = SystemdRuntime(Path(ENV), self.book, BOOT, str(systemd.path))
 
     def members(self) -> list[str]:
         """What was asked of the manager, without the reading and without the question to polkit."""
@@ -241,13 +242,20 @@ def test_unlimit_puts_back_what_was_before_the_first_limit_also_after_a_restart_
     bed.unit.properties["MemoryMax"] = 8 * GIB
     bed.runtime.limit(NAME, Limits(3 * GIB, 2.0), 5)
     bed.runtime.limit(NAME, Limits(2 * GIB, 1.0), 5)
-    again = SystemdRuntime(Path(ENV), bed.book, str(bed.systemd.path))
+    again = SystemdRuntime(Path(ENV), bed.book, BOOT, str(bed.systemd.path))
     again.unlimit(NAME, 5)
     assert bed.unit.properties["MemoryMax"] == 8 * GIB
     assert bed.unit.properties["CPUQuotaPerSecUSec"] == INFINITY
     bed.unit.properties["MemoryMax"] = 5 * GIB
     again.unlimit(NAME, 5)
     assert bed.unit.properties["MemoryMax"] == 5 * GIB, "what was put back once is the owner's again"
+
+
+def test_limits_of_before_the_last_boot_are_not_put_back_since_they_ended_with_it(bed: Bed) -> None:
+    bed.runtime.limit(NAME, Limits(3 * GIB, 2.0), 5)
+    bed.unit.properties["MemoryMax"] = 5 * GIB
+    SystemdRuntime(Path(ENV), bed.book, "the next boot", str(bed.systemd.path)).unlimit(NAME, 5)
+    assert bed.unit.properties["MemoryMax"] == 5 * GIB
 
 
 def test_a_unit_that_is_not_there_is_gone(bed: Bed) -> None:
@@ -267,7 +275,7 @@ def test_a_bus_that_does_not_answer_is_hanging_in_time(bed: Bed, silent: str) ->
 
 
 def test_no_bus_is_absent(tmp_path: Path) -> None:
-    runtime = SystemdRuntime(Path(ENV), RememberedLimits(tmp_path), str(tmp_path / "nobody"))
+    runtime = SystemdRuntime(Path(ENV), RememberedLimits(tmp_path), BOOT, str(tmp_path / "nobody"))
     with pytest.raises(RuntimeFailed) as caught:
         runtime.read(NAME, 5)
     assert caught.value.kind == "absent"

@@ -3,17 +3,18 @@
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ollama_guard.cgmounts import parse_mounts
 from ollama_guard.sentinel.sensors.argv import parse_argv, split_cmdline
 from ollama_guard.sentinel.sensors.cgroup import CacheUse, parse_limit, parse_memory_stat
 from ollama_guard.sentinel.sensors.cgtree import parse_membership
-from ollama_guard.sentinel.sensors.files import keyed, keyed_kib, refaults
+from ollama_guard.sentinel.sensors.files import SLURP_LIMIT, keyed, keyed_kib, refaults
 from ollama_guard.sentinel.sensors.host import is_container_view, parse_arcstats, parse_meminfo
 from ollama_guard.sentinel.sensors.processes import parse_children, parse_stat, parse_status
 from ollama_guard.sentinel.sensors.psi import Psi, parse_psi
+from ollama_guard.sentinel.sensors.restraint import is_frozen
 from unit.sensors.sensor_tree import GIB, MIB, corpus, every_recorded
 
 PARSERS = (
@@ -32,6 +33,7 @@ PARSERS = (
     lambda data: parse_argv(split_cmdline(data)),
     lambda data: keyed(data, b"oom_kill "),
     refaults,
+    is_frozen,
 )
 RECORDED = every_recorded()
 IN_DOCKER = "docker-5eed000000000000000000000000000000000000000000000000000000000001.scope"
@@ -211,6 +213,40 @@ def test_recorded_files_cut_off_and_broken_anywhere_give_a_value_or_none(
     data = corpus(name)[:cut]
     for parse in PARSERS:
         parse(data[:at] + noise + data[at:])
+
+
+# Pieces that the formats are made of: repeated, they make the longest numbers, lines and lists of each.
+PIECES = (
+    b"", b" ", b"\n", b"\0", b"9", b"-", b"(", b") ", b"/", b"\\040", b"oom_kill 1\n", b"frozen 1\n",
+    b"MemTotal: 1 kB\n", b"Uid:\t1", b"NSpid:\t1\t1\n", b"--port\x001\x00", b"ollama\0runner\0",
+    b"some avg10=1.00 avg60=0.00 avg300=0.00 total=1\n", b"30 23 0:27 / /x rw - cgroup2 cgroup2 rw\n",
+    b"30 23 0:27 / ", b" - cgroup cgroup rw,memory,", b"0::/a\n", b"1:memory:/a", b"anon 1\nshmem 1\n",
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    before=st.sampled_from(PIECES) | st.binary(max_size=40),
+    piece=st.sampled_from(PIECES) | st.binary(min_size=1, max_size=40),
+    after=st.sampled_from(PIECES),
+    size=st.sampled_from([16 * 1024, SLURP_LIMIT]),
+)
+@example(before=b"oom_kill ", piece=b"9", after=b"\n", size=SLURP_LIMIT)
+@example(before=b"1 (", piece=b") ", after=b"R 1", size=SLURP_LIMIT)
+def test_text_as_long_as_is_read_at_all_gives_a_value_or_none(
+    before: bytes, piece: bytes, after: bytes, size: int
+) -> None:
+    data = (before + piece * (size // max(len(piece), 1)))[: size - len(after)] + after
+    for parse in PARSERS:
+        parse(data)
+
+
+@given(name=st.sampled_from(RECORDED))
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+def test_recorded_files_over_and_over_give_a_value_or_none(name: str) -> None:
+    data = corpus(name)
+    for parse in PARSERS:
+        parse((data * (SLURP_LIMIT // max(len(data), 1)))[:SLURP_LIMIT])
 
 
 @given(digits=st.integers(0, 10**60))

@@ -9,8 +9,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from ollama_guard.sentinel.sensors.witness import ANSWER_SECONDS, Answer, Witness, give_evidence
+from ollama_guard.sentinel.sensors.witness import (
+    _ANSWER,
+    ANSWER_SECONDS,
+    Answer,
+    Witness,
+    _blob_bytes,
+    give_evidence,
+)
 from unit.sensors.sensor_tree import BLOB, Tree, Watcher, llama_server
 
 
@@ -166,3 +175,32 @@ def test_a_child_of_a_server_that_can_not_be_read_makes_blind_and_says_so(
     (sentence,) = watcher.look(2.0).blind
     assert "process 70" in sentence
     assert "can't be read" in sentence
+
+
+WORDS = (
+    b"ollama", b"llama-server", b"/usr/bin/ollama", b"runner", b"serve", b"--model", b"-m", b"--port", b"-c",
+    b"-np", b"--parallel", b"/", b"/etc/passwd", b"/x/blobs/sha256-" + BLOB.encode(), b"9" * 5000, b"",
+    b"\xff\xfe", b"\xed\xa0\x80", b"/" + b"a" * 8000, b"..", b"-1", b"0x10",
+)  # fmt: skip
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@PATIENT
+@given(words=st.lists(st.sampled_from(WORDS) | st.binary(max_size=20), max_size=8))
+def test_a_size_is_looked_for_by_any_command_line_at_all(words: list[bytes]) -> None:
+    size = _blob_bytes("/proc", os.getpid(), b"\0".join(words))
+    assert size is None or size >= 0
+
+
+def test_any_reply_of_the_witness_is_an_answer_or_none(start: Start) -> None:
+    witness = start()
+
+    @PATIENT
+    @given(packet=st.binary(max_size=200), kind=st.integers(0, 255), cmdline=st.binary(max_size=200))
+    @example(packet=b"", kind=0, cmdline=b"\xff" * 16_384)
+    def replies(packet: bytes, kind: int, cmdline: bytes) -> None:
+        for said in (packet, _ANSWER.pack(1, 70, 1000, kind, 2**64 - 1) + cmdline):
+            answer = witness._understood(said)
+            assert answer is None or answer.argv is None or all(isinstance(word, str) for word in answer.argv)
+
+    replies()

@@ -19,6 +19,7 @@ from ollama_guard.hands.adapters.docker.engine import Call, Engine
 from ollama_guard.hands.adapters.docker.engines import Engines, as_told_by, key_of
 from ollama_guard.hands.adapters.docker.facts import facts_of
 from ollama_guard.hands.adapters.docker.mains import not_alone, place_in
+from ollama_guard.hands.adapters.foreign import table, words
 from ollama_guard.ports import LimitsBook
 
 # Seconds between SIGTERM and SIGKILL: Ollama ends in 0.2 s, a frozen one not at all.
@@ -107,9 +108,9 @@ class DockerRuntime:
                 return
             _may(before, "start")
             call.start(before.id)
-            state = call.inspect(before.id).get("State") or {}
-            if not state.get("Running"):
-                code = state.get("ExitCode")
+            now = call.inspect(before.id)
+            if not readings.is_running(now):
+                code = table(now.get("State")).get("ExitCode")
                 raise RuntimeFailed("refused", f"the container {name} ended at once, with exit code {code}")
 
     def listen(self, name: str, tell: Callable[[Told], None], wanted: Callable[[], bool]) -> None:
@@ -135,8 +136,7 @@ class DockerRuntime:
         with self._calls(name, deadline_seconds) as (call, inspected):
             _may(self._read(call, inspected), "limit")
             key, now = key_of(call.engine, inspected), limiting.limits_of(inspected)
-            running = bool((inspected.get("State") or {}).get("Running"))
-            used, unread = _used(call, inspected) if running else (None, "")
+            used, unread = _used(call, inspected) if readings.is_running(inspected) else (None, "")
             if unread:
                 limits = replace(limits, memory_bytes=None)
             plan = limiting.plan(limits, now, self._book.before(key) or now, used)
@@ -144,7 +144,7 @@ class DockerRuntime:
             for what, change in plan.changes.items():
                 self._book.remember(key, now)
                 try:
-                    call.update(inspected["Id"], change)
+                    call.update(readings.id_of(inspected), change)
                 except RuntimeFailed as problem:
                     if problem.kind != "refused":
                         raise
@@ -161,7 +161,7 @@ class DockerRuntime:
             for change in limiting.undoing(owner):
                 touched = any(now[word] != owner.get(word, 0) for word in change)
                 if touched and any(now[word] != value for word, value in change.items()):
-                    call.update(inspected["Id"], change)
+                    call.update(readings.id_of(inspected), change)
             self._book.forget(key)
 
     def _read(self, call: Call, inspected: dict[str, Any]) -> RuntimeReading:
@@ -178,19 +178,19 @@ class DockerRuntime:
 
     def _sharing(self, call: Call, inspected: dict[str, Any]) -> list[str]:
         """The running containers that live in this one's namespaces."""
-        this = str(inspected.get("Id", ""))
+        this = readings.id_of(inspected)
         listed = [entry for entry in call.running() if entry.get("Id") != this][:INSPECT_LIMIT]
         names, name = [], readings.name_of(inspected)
         known, joins = self._joins, {}  # replaced whole, since another thread may be reading it
         for entry in listed:
-            other, key = str(entry.get("Id", "")), key_of(call.engine, entry)
+            other, key = readings.id_of(entry), key_of(call.engine, entry)
             if key not in known:
                 seen = call.known(other)
                 joins[key] = frozenset() if seen is None else readings.joins(seen)
             else:
                 joins[key] = known[key]
             if any(this.startswith(joined) or joined == name for joined in joins[key]):
-                names.append(str((entry.get("Names") or [other])[0]).lstrip("/"))
+                names.append((*words(entry.get("Names")), other)[0].lstrip("/"))
         self._joins = joins
         return sorted(names)
 
@@ -216,7 +216,7 @@ def _holder(name: str, candidates: list[Engine], deadline_at: float) -> Engine:
 
 def _running_as(call: Call, pid: int) -> dict[str, Any] | None:
     for entry in call.running()[:INSPECT_LIMIT]:
-        inspected = call.known(str(entry.get("Id", "")))
+        inspected = call.known(readings.id_of(entry))
         if inspected is not None and readings.main_pid(inspected) == pid:
             return inspected
     return None
@@ -225,7 +225,7 @@ def _running_as(call: Call, pid: int) -> dict[str, Any] | None:
 def _used(call: Call, inspected: dict[str, Any]) -> tuple[int | None, str]:
     """What it uses now, or why that can't be read; then no memory limit may be set, it could be below use."""
     try:
-        used = limiting.used_bytes(call.stats(inspected["Id"]))
+        used = limiting.used_bytes(call.stats(readings.id_of(inspected)))
     except RuntimeFailed as problem:
         if problem.kind not in ("denied", "refused"):
             raise

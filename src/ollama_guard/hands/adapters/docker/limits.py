@@ -8,6 +8,7 @@ from typing import Any
 
 from ollama_guard.core.runtime import Limits
 from ollama_guard.core.units import bytes_text
+from ollama_guard.hands.adapters.foreign import count, table, whole
 
 # Bytes (1 PiB): `docker update` takes 0 for "as it is", so this is how a limit is lifted again.
 AS_GOOD_AS_NONE_BYTES = 2**50
@@ -30,17 +31,18 @@ class Plan:
 
 def limits_of(inspected: Mapping[str, Any]) -> dict[str, int]:
     """The limits that a container has now, by Docker's names; 0 is none."""
-    host = inspected.get("HostConfig") or {}
-    return {key: int(host.get(key) or 0) for key in _KEYS}
+    host = table(inspected.get("HostConfig"))
+    return {key: whole(host.get(key)) or 0 for key in _KEYS}
 
 
 def used_bytes(stats: Mapping[str, Any]) -> int | None:
     """What can't be taken from a container without harm: its use less the cache that nobody reads."""
-    memory = stats.get("memory_stats") or {}
-    usage, detail = memory.get("usage"), memory.get("stats") or {}
-    if not isinstance(usage, int):
+    memory = table(stats.get("memory_stats"))
+    usage, detail = count(memory.get("usage")), table(memory.get("stats"))
+    if usage is None:
         return None
-    return max(0, usage - int(detail.get("total_inactive_file", detail.get("inactive_file", 0)) or 0))
+    cache = count(detail.get("total_inactive_file", detail.get("inactive_file")))
+    return max(0, usage - (cache or 0))
 
 
 def plan(wanted: Limits, now: Mapping[str, int], owner: Mapping[str, int], used: int | None) -> Plan:

@@ -17,6 +17,7 @@ from ollama_guard.core.runtime import (
     Told,
 )
 from ollama_guard.hands.adapters.docker.limits import AS_GOOD_AS_NONE_BYTES
+from ollama_guard.hands.adapters.foreign import count, listed, table, text, words
 
 AUTHORITY_LABEL = "ollama-guard.authority"
 # The script that reads the environment file and then becomes Ollama; where it looks for the file inside.
@@ -40,12 +41,22 @@ class Clocks:
 
 def main_pid(inspected: Mapping[str, Any]) -> int | None:
     """The container's first process as this machine numbers it, None while it has none."""
-    return part(inspected, "State").get("Pid") or None
+    return count(part(inspected, "State").get("Pid")) or None
+
+
+def id_of(inspected: Mapping[str, Any]) -> str:
+    """The container's full id."""
+    return text(inspected.get("Id"))
+
+
+def is_running(inspected: Mapping[str, Any]) -> bool:
+    """Whether its first process is there, be it paused or not."""
+    return part(inspected, "State").get("Running") is True
 
 
 def name_of(inspected: Mapping[str, Any]) -> str:
     """The container's name as people say it."""
-    return str(inspected.get("Name") or inspected.get("Id") or "?").lstrip("/")
+    return (text(inspected.get("Name")) or id_of(inspected) or "?").lstrip("/")
 
 
 def has_authority(inspected: Mapping[str, Any]) -> bool:
@@ -59,15 +70,15 @@ def reading_of(
     """All that matters of a container; ``shared_by`` names those that live in its namespaces."""
     host, config = part(inspected, "HostConfig"), part(inspected, "Config")
     state = part(inspected, "State")
-    labels = config.get("Labels") or {}
-    limit = host.get("Memory") or 0
+    labels = part(config, "Labels")
+    limit = count(host.get("Memory")) or 0
     constrainable = _has_entrypoint(inspected) and _has_mount(inspected, env_folder)
     reading = RuntimeReading(
         kind=RuntimeKind.DOCKER,
         name=name_of(inspected),
         state=_state_of(state),
         read_at=clocks.boottime,
-        id=str(inspected.get("Id", "")),
+        id=id_of(inspected),
         server_pid=main_pid(inspected),
         started_at=_started_at(state, clocks),
         verbs=_VERBS,
@@ -78,7 +89,7 @@ def reading_of(
         authority=has_authority(inspected),
         unhealthy=part(state, "Health").get("Status") == "unhealthy",
         memory_limit_bytes=limit if 0 < limit < AS_GOOD_AS_NONE_BYTES else None,
-        environment=_environment(config.get("Env") or []),
+        environment=_environment(words(config.get("Env"))),
     )
     cannot = _why_not(reading, labels)
     return replace(reading, verbs=("limit",), cannot=cannot) if cannot else reading
@@ -93,13 +104,12 @@ def told_of(event: Mapping[str, Any], name: str) -> Told | None:
     about = part(part(event, "Actor"), "Attributes")
     if about.get("name") != name:
         return None
-    kind, _, detail = str(event.get("Action", "")).partition(":")
+    kind, _, detail = text(event.get("Action")).partition(":")
     match kind, detail.strip():
         case "oom", _:
             return Told(Happening.OUT_OF_MEMORY)
         case "die", _:
-            code = str(about.get("exitCode", ""))
-            return Told(Happening.ENDED, int(code) if code.isascii() and code.isdecimal() else None)
+            return Told(Happening.ENDED, _exit_code(text(about.get("exitCode"))))
         case "health_status", "unhealthy":
             return Told(Happening.UNHEALTHY)
         case "health_status", "healthy":
@@ -110,7 +120,7 @@ def told_of(event: Mapping[str, Any], name: str) -> Told | None:
 def joins(inspected: Mapping[str, Any]) -> frozenset[str]:
     """The containers (ids or names) whose network, processes or shared memory a container lives in."""
     host = part(inspected, "HostConfig")
-    modes = (str(host.get(key) or "") for key in ("NetworkMode", "PidMode", "IpcMode"))
+    modes = (text(host.get(key)) for key in ("NetworkMode", "PidMode", "IpcMode"))
     joined = (mode.removeprefix("container:") for mode in modes if mode.startswith("container:"))
     return frozenset(filter(None, joined))
 
@@ -120,9 +130,12 @@ def _state_of(state: Mapping[str, Any]) -> RuntimeState:
         return RuntimeState.CHANGING
     if state.get("Paused"):
         return RuntimeState.PAUSED
-    if state.get("Running"):
-        return RuntimeState.RUNNING
-    return RuntimeState.STOPPED
+    match state.get("Running"):
+        case True:
+            return RuntimeState.RUNNING
+        case False:
+            return RuntimeState.STOPPED
+    return RuntimeState.UNKNOWN
 
 
 def _why_not(reading: RuntimeReading, labels: Mapping[str, str]) -> str:
@@ -155,8 +168,8 @@ def _hint(inspected: Mapping[str, Any], env_folder: str) -> str:
 
 
 def _has_entrypoint(inspected: Mapping[str, Any]) -> bool:
-    words = part(inspected, "Config").get("Entrypoint") or []
-    return any(PurePath(str(word)).name == PurePath(ENTRYPOINT).name for word in words)
+    entrypoint = words(part(inspected, "Config").get("Entrypoint"))
+    return any(PurePath(word).name == PurePath(ENTRYPOINT).name for word in entrypoint)
 
 
 def _has_mount(inspected: Mapping[str, Any], env_folder: str) -> bool:
@@ -164,15 +177,10 @@ def _has_mount(inspected: Mapping[str, Any], env_folder: str) -> bool:
 
     By the mount's source; a guard that is a container itself can't know that, but has it at the same place.
     """
-    lines = dict(
-        str(line).split("=", 1) for line in part(inspected, "Config").get("Env") or [] if "=" in str(line)
-    )
+    lines = dict(line.split("=", 1) for line in words(part(inspected, "Config").get("Env")) if "=" in line)
     file = PurePath(lines.get(FILE_VARIABLE) or f"{INSIDE_FOLDER}/ollama.env")
-    for mount in inspected.get("Mounts") or []:
-        source, inside = (
-            PurePath(str(mount.get("Source") or "")),
-            PurePath(str(mount.get("Destination") or "")),
-        )
+    for mount in map(table, listed(inspected.get("Mounts"))):
+        source, inside = PurePath(text(mount.get("Source"))), PurePath(text(mount.get("Destination")))
         if inside in file.parents:
             written = (source / file.relative_to(inside)).parent
             return PurePath(env_folder) in (written, inside)
@@ -181,21 +189,25 @@ def _has_mount(inspected: Mapping[str, Any], env_folder: str) -> bool:
 
 def _started_at(state: Mapping[str, Any], clocks: Clocks) -> float | None:
     # Nanoseconds, and more digits than Python reads: the seconds are enough, and 0001 is "never".
-    text = str(state.get("StartedAt") or "")[:19]
+    second = text(state.get("StartedAt"))[:19]
     try:
-        started = datetime.fromisoformat(f"{text}+00:00").timestamp()
+        started = datetime.fromisoformat(f"{second}+00:00").timestamp()
     except (ValueError, OverflowError):
         return None
     return clocks.boottime - (clocks.wall - started) if started > 0 else None
 
 
-def _environment(lines: Sequence[object]) -> dict[str, str]:
+def _exit_code(code: str) -> int | None:
+    """A program's status: three digits at most."""
+    return int(code) if code.isascii() and code.isdecimal() and len(code) <= 3 else None
+
+
+def _environment(lines: Sequence[str]) -> dict[str, str]:
     """What the guard might set itself; all else can be a secret, and a reading is recorded."""
-    pairs = [str(line).partition("=") for line in lines]
+    pairs = [line.partition("=") for line in lines]
     return {key: value[:200] for key, _, value in pairs if key in ENVIRONMENT_KEYS}
 
 
 def part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """A part of an answer; an empty one where it is missing or odd."""
-    found = document.get(key)
-    return found if isinstance(found, Mapping) else {}
+    return table(document.get(key))

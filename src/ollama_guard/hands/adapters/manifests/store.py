@@ -23,6 +23,7 @@ from ollama_guard.core import naming
 from ollama_guard.core.events import one_line
 from ollama_guard.core.quarantined import Hidden, QuarantineEntry
 from ollama_guard.errors import StoreFailed
+from ollama_guard.hands.adapters.foreign import count
 from ollama_guard.hands.adapters.manifests.folders import made, unwritable_below
 from ollama_guard.hands.adapters.manifests.renaming import rename_new
 from ollama_guard.hands.adapters.manifests.tree import (
@@ -219,7 +220,8 @@ def _judged(name: naming.Name, content: tuple[bytes, float]) -> Manifest:
         document: Any = json.loads(raw)
         layers = [*document["layers"], document["config"]]
         blob = next((_blob(x) for x in layers if x.get("mediaType") == _MODEL_LAYER), None)
-        size = sum(layer["size"] for layer in layers)
+        sizes = [count(layer.get("size")) for layer in layers]
+        size = sum(each for each in sizes if each is not None) if None not in sizes else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass  # it is listed all the same, as Ollama lists a broken one in its log
     digest = hashlib.sha256(raw).hexdigest()

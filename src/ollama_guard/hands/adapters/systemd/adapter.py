@@ -13,7 +13,6 @@ from ollama_guard.core.runtime import Limits, RuntimeReading, RuntimeState
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.adapters.systemd import readings
 from ollama_guard.hands.adapters.systemd.bus import Call, calls
-from ollama_guard.hands.remembered import this_boot
 from ollama_guard.ports import LimitsBook
 
 # Seconds that a stop may take before SIGKILL: Ollama ends in 0.2 s, systemd itself would wait for 90.
@@ -25,19 +24,21 @@ LOOK_SECONDS = 0.1
 class SystemdRuntime:
     """The services of this machine's systemd; calls may come from several threads.
 
-    ``bus`` is the path of the system bus's socket, "" for the usual one.
+    ``boot_id`` names this boot of the machine: runtime properties end with it. ``bus`` is the path of the
+    system bus's socket, "" for the usual one.
     """
 
-    def __init__(self, environment_file: Path, book: LimitsBook, bus: str = "") -> None:
+    def __init__(self, environment_file: Path, book: LimitsBook, boot_id: str, bus: str = "") -> None:
         self._environment_file = str(environment_file)
         self._book = book
+        self._boot_id = boot_id
         self._bus = bus
 
     def find(self, server: ServerReading, deadline_seconds: float) -> RuntimeReading | None:
         """The service whose main process the server is; one that only lives inside a service is not its."""
         with calls(self._bus, deadline_seconds) as call:
             try:
-                (path,) = call.manager("GetUnitByPID", "u", server.pid)
+                path = call.path("GetUnitByPID", "u", server.pid)
             except RuntimeFailed as problem:
                 if problem.kind == "gone":
                     return None
@@ -95,15 +96,17 @@ class SystemdRuntime:
             unit = _load(call, name)
             _may(self._reading(call, unit), "limit")
             now = readings.limits_of(unit)
-            changes, left_out = readings.wanted_limits(limits, unit, self._book.before(_key(name)) or now)
+            changes, left_out = readings.wanted_limits(
+                limits, unit, self._book.before(self._key(name)) or now
+            )
             if changes:
-                self._book.remember(_key(name), now)
+                self._book.remember(self._key(name), now)
                 _set(call, name, changes)
             return left_out
 
     def unlimit(self, name: str, deadline_seconds: float) -> None:
         """Put the limits back that were there before the first `limit`; a stop alone does not lift them."""
-        owner = self._book.before(_key(name))
+        owner = self._book.before(self._key(name))
         if owner is None:
             return
         with calls(self._bus, deadline_seconds) as call:
@@ -111,11 +114,15 @@ class SystemdRuntime:
             changes = {key: value for key, value in owner.items() if now.get(key) not in (None, value)}
             if changes:
                 _set(call, name, changes)
-        self._book.forget(_key(name))
+        self._book.forget(self._key(name))
+
+    def _key(self, name: str) -> str:
+        """Runtime properties end with the boot, and so does what was remembered for them."""
+        return f"systemd:{name}:{self._boot_id}"
 
     def _reading(self, call: Call, unit: dict[str, Any]) -> RuntimeReading:
         others = readings.dependents(unit)
-        listed = call.manager("ListUnitsByNames", "as", others)[0] if others else ()
+        listed = call.manager("ListUnitsByNames", "as", others) if others else ()
         clocks = readings.Clocks(time.clock_gettime(time.CLOCK_BOOTTIME), time.monotonic())
         return readings.reading_of(unit, self._environment_file, clocks, readings.running(listed))
 
@@ -135,14 +142,14 @@ class SystemdRuntime:
             if self._reading(call, unit).state is wanted:
                 return True
             failed = wanted is RuntimeState.RUNNING and unit.get("ActiveState") == "failed"
-            if (failed and not (unit.get("Job") or (0,))[0]) or time.monotonic() >= until:
+            if (failed and not readings.has_job(unit)) or time.monotonic() >= until:
                 return False
             time.sleep(LOOK_SECONDS)
 
 
 def _load(call: Call, name: str) -> dict[str, Any]:
     """The properties of a unit by its name, also of one that is not in memory."""
-    (path,) = call.manager("LoadUnit", "s", name)
+    path = call.path("LoadUnit", "s", name)
     unit = _unit(call, path)
     if unit.get("LoadState") == "not-found" and unit.get("ActiveState") == "inactive":
         raise RuntimeFailed("gone", f"there is no unit {name}")
@@ -163,8 +170,3 @@ def _may(reading: RuntimeReading, verb: str) -> None:
     """The last look before the act: what was true when it was decided may have changed."""
     if verb not in reading.verbs:
         raise RuntimeFailed("masked" if "masked" in reading.cannot else "refused", reading.cannot)
-
-
-def _key(name: str) -> str:
-    """Runtime properties end with the boot, and so does what was remembered for them."""
-    return f"systemd:{name}:{this_boot()}"

@@ -18,6 +18,7 @@ from jeepney.io.blocking import prep_socket
 
 from ollama_guard.core.events import one_line
 from ollama_guard.errors import RuntimeFailed
+from ollama_guard.hands.adapters.foreign import listed, text
 
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER = DBusAddress("/org/freedesktop/systemd1", SYSTEMD, f"{SYSTEMD}.Manager")
@@ -66,13 +67,21 @@ class Call:
         """Call a method of systemd's manager."""
         return self._ask(new_method_call(MANAGER, member, signature, body))
 
+    def path(self, member: str, signature: str, *body: object) -> str:
+        """Call a method of systemd's manager that answers with an object's path."""
+        answer = self.manager(member, signature, *body)
+        if len(answer) != 1 or not isinstance(answer[0], str):
+            raise RuntimeFailed("bad_answer", f"systemd told no path when it was asked for {member}")
+        return answer[0]
+
     def properties(self, path: str, interface: str) -> dict[str, Any]:
         """All properties of an object's interface, without their types."""
         address = DBusAddress(path, SYSTEMD, _PROPERTIES)
-        (found,) = self._ask(new_method_call(address, "GetAll", "s", (f"{SYSTEMD}.{interface}",)))
+        answer = self._ask(new_method_call(address, "GetAll", "s", (f"{SYSTEMD}.{interface}",)))
+        found = answer[0] if len(answer) == 1 else None
         if not isinstance(found, Mapping):
             raise RuntimeFailed("bad_answer", f"systemd told no properties of {path}")
-        return {str(name): value for name, (_, value) in found.items()}
+        return {text(name): typed[1] for name, typed in found.items() if len(listed(typed)) == 2}
 
     def _ask(self, message: Any) -> tuple[Any, ...]:
         serial = next(self._serials)
@@ -130,5 +139,5 @@ def naming() -> Iterator[None]:
     except OSError as problem:
         raise RuntimeFailed("absent", f"no system bus: {problem.strerror or problem}") from problem
     except (ValueError, LookupError, TypeError) as problem:
-        text = f"the system bus answered oddly: {one_line(str(problem), 200)}"
-        raise RuntimeFailed("bad_answer", text) from problem
+        odd = f"the system bus answered oddly: {one_line(str(problem), 200)}"
+        raise RuntimeFailed("bad_answer", odd) from problem

@@ -8,6 +8,7 @@ from typing import Any
 
 from ollama_guard.core.runtime import ENVIRONMENT_KEYS, Limits, RuntimeKind, RuntimeReading, RuntimeState
 from ollama_guard.core.units import bytes_text
+from ollama_guard.hands.adapters.foreign import count, listed, text, words
 
 INFINITY = 2**64 - 1
 # As in a container: what is free above the use when a limit comes, so that nobody stalls at once.
@@ -41,12 +42,13 @@ class Clocks:
 
 def dependents(unit: Mapping[str, Any]) -> list[str]:
     """The units that a stop of this one would stop as well, whether they run or not."""
-    return sorted({str(name) for key in _STOPPED_TOO for name in unit.get(key, ())})
+    return sorted({name for key in _STOPPED_TOO for name in words(unit.get(key))})
 
 
-def running(listed: Sequence[Sequence[Any]]) -> tuple[str, ...]:
-    """The names of the units that run, from systemd's list of units."""
-    return tuple(str(name) for name, _, _, active, *_ in listed if _STATES.get(active) not in _DOWN)
+def running(answer: Sequence[Any]) -> tuple[str, ...]:
+    """The names of the units that run, from systemd's answer with a list of units."""
+    units = (listed(unit) for units in answer for unit in listed(units))
+    return tuple(text(unit[0]) for unit in units if len(unit) > 3 and _STATES.get(text(unit[3])) not in _DOWN)
 
 
 def reading_of(
@@ -56,22 +58,23 @@ def reading_of(
 
     ``stopped_too`` are the units that run and that a stop of it would take along.
     """
-    name = str(unit.get("Id", ""))
-    constrainable = any(path == environment_file for path, *_ in unit.get("EnvironmentFiles", ()))
-    limit = unit.get("MemoryMax", INFINITY)
-    active_at = unit.get("ActiveEnterTimestampMonotonic", 0) / _SECOND_MICROSECONDS
+    name = text(unit.get("Id"))
+    files = (listed(file)[:1] for file in listed(unit.get("EnvironmentFiles")))
+    constrainable = any(environment_file in file for file in files)
+    limit = limits_of(unit)["MemoryMax"]
+    active_at = (count(unit.get("ActiveEnterTimestampMonotonic")) or 0) / _SECOND_MICROSECONDS
     reading = RuntimeReading(
         kind=RuntimeKind.SYSTEMD,
         name=name,
         state=_state_of(unit),
         read_at=clocks.boottime,
-        server_pid=unit.get("MainPID") or None,
+        server_pid=count(unit.get("MainPID")) or None,
         started_at=clocks.boottime - (clocks.monotonic - active_at) if active_at else None,
         verbs=_VERBS,
         hint="" if constrainable else _hint(name, environment_file),
         constrainable=constrainable,
         memory_limit_bytes=limit if 0 < limit < INFINITY else None,
-        environment=_environment(unit.get("Environment", ())),
+        environment=_environment(words(unit.get("Environment"))),
     )
     if "masked" in (unit.get("LoadState"), str(unit.get("UnitFileState", "")).removesuffix("-runtime")):
         cannot = f"{name} is masked: once stopped it could not be started again"
@@ -84,6 +87,11 @@ def reading_of(
     return reading
 
 
+def has_job(unit: Mapping[str, Any]) -> bool:
+    """Whether something is queued to be done to it; the job's number is 0 otherwise."""
+    return any(listed(unit.get("Job"))[:1])
+
+
 def denied(reading: RuntimeReading) -> RuntimeReading:
     """The reading where polkit lets this user do nothing to the unit."""
     hint = "install the guard's polkit rule, or name this unit in it"
@@ -93,7 +101,8 @@ def denied(reading: RuntimeReading) -> RuntimeReading:
 
 def limits_of(unit: Mapping[str, Any]) -> dict[str, int]:
     """The limits that a unit has now, by systemd's names."""
-    return {key: int(unit.get(key, INFINITY)) for key in _LIMITS}
+    said = {key: count(unit.get(key)) for key in _LIMITS}
+    return {key: INFINITY if value is None else value for key, value in said.items()}
 
 
 def wanted_limits(
@@ -104,14 +113,14 @@ def wanted_limits(
     MemoryMax and never MemoryHigh, which holds every thread in the kernel when it is reached (measured: HTTP
     silent for 60 s). ``owner`` are the limits before the guard's first; they are never loosened.
     """
-    now, used = limits_of(unit), unit.get("MemoryCurrent", INFINITY)
+    now, used = limits_of(unit), count(unit.get("MemoryCurrent"))
     changes, left_out = {}, []
     if wanted.memory_bytes is not None:
-        text = f"no memory limit of {bytes_text(wanted.memory_bytes)}"
+        unset = f"no memory limit of {bytes_text(wanted.memory_bytes)}"
         if owner["MemoryMax"] <= wanted.memory_bytes:
-            left_out.append(f"{text}: its owner gave it {bytes_text(owner['MemoryMax'])}")
-        elif used != INFINITY and wanted.memory_bytes < used * ABOVE_USE:
-            left_out.append(f"{text}: it uses {bytes_text(used)} now")
+            left_out.append(f"{unset}: its owner gave it {bytes_text(owner['MemoryMax'])}")
+        elif used is not None and used != INFINITY and wanted.memory_bytes < used * ABOVE_USE:
+            left_out.append(f"{unset}: it uses {bytes_text(used)} now")
         else:
             changes["MemoryMax"] = wanted.memory_bytes
     if wanted.cpus is not None:
@@ -128,8 +137,7 @@ def wanted_limits(
 def _state_of(unit: Mapping[str, Any]) -> RuntimeState:
     if unit.get("LoadState") in ("not-found", "error") and unit.get("ActiveState") == "inactive":
         return RuntimeState.GONE
-    job = unit.get("Job") or (0, "/")
-    if job[0]:
+    if has_job(unit):
         return RuntimeState.CHANGING
     if unit.get("FreezerState") == "frozen":
         return RuntimeState.PAUSED
@@ -145,5 +153,5 @@ def _hint(name: str, environment_file: str) -> str:
 
 def _environment(lines: Sequence[str]) -> dict[str, str]:
     """What the guard might set itself; all else can be a secret, and a reading is recorded."""
-    pairs = [str(line).partition("=") for line in lines]
+    pairs = [line.partition("=") for line in lines]
     return {key: value[:200] for key, _, value in pairs if key in ENVIRONMENT_KEYS}
