@@ -39,9 +39,15 @@ def both() -> Any:
     return read("compose.yml")["services"]
 
 
+def plain(text: str) -> str:
+    """With each variable's own value, as where none is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
 def mounts(service: Any) -> dict[str, str]:
     """Where each source is mounted in a service."""
-    return {volume.split(":")[1]: volume.split(":")[0] for volume in service["volumes"]}
+    pairs = (plain(volume).split(":") for volume in service["volumes"])
+    return {target: source for source, target, *_ in pairs}
 
 
 def test_ollama_has_the_limits_and_the_share_that_are_kept_for_it(both: Any) -> None:
@@ -85,6 +91,12 @@ def test_the_guard_sees_everything_and_may_only_kill(both: Any) -> None:
     assert guard["ulimits"]["memlock"] == -1
 
 
+def test_the_sockets_place_can_be_told_to_whoever_opens_it(both: Any) -> None:
+    proxy = read("compose.socket-proxy.yml")["services"]["socket-proxy"]
+    for service in (both["guard"], proxy):
+        assert "${DOCKER_SOCKET:-/var/run/docker.sock}:/var/run/docker.sock" in service["volumes"]
+
+
 def test_ollama_is_open_to_this_machine_alone(both: Any) -> None:
     assert both["ollama"]["ports"] == ["127.0.0.1:11434:11434"]
 
@@ -102,7 +114,7 @@ def test_all_that_is_mounted_is_there(name: str) -> None:
 
 def test_with_the_proxy_the_guard_has_all_it_had_but_the_socket(both: Any) -> None:
     narrowed = read("compose.socket-proxy.yml")["services"]["guard"]
-    dropped = set(both["guard"]["volumes"]) - set(narrowed["volumes"])
+    dropped = {plain(volume) for volume in set(both["guard"]["volumes"]) - set(narrowed["volumes"])}
     assert dropped == {"/var/run/docker.sock:/var/run/docker.sock"}
     where = narrowed["environment"]["DOCKER_HOST"].removeprefix("unix://")
     assert str(Path(where).parent) in mounts(narrowed)

@@ -151,7 +151,9 @@ def cgroup_frozen(world: World) -> None:
 
 
 def traced(world: World) -> None:
-    freeze(world).traced = True
+    """As the kernel tells of a process whose every thread a debugger holds."""
+    served = freeze(world)
+    served.traced, served.process_state = True, "t"
 
 
 def upgraded(world: World) -> None:
@@ -208,6 +210,22 @@ def test_what_only_looks_like_a_freeze_costs_nothing(trouble: Callable[[World], 
     assert Condition.FROZEN not in conditions(world)
 
 
+@pytest.mark.parametrize(
+    ("trouble", "why"),
+    [
+        (paused, "ollama.service is paused"),
+        (cgroup_frozen, "ollama.service is paused"),
+        (traced, "a debugger is attached"),
+        (upgraded, "ollama.service is being started, stopped or upgraded"),
+    ],
+)
+def test_why_a_silent_server_is_left_alone_is_said(trouble: Callable[[World], None], why: str) -> None:
+    world = world_of()
+    trouble(world)
+    world.play(115)
+    assert f"it looks frozen, but {why}" in " ".join(d.reason for d in world.decisions)
+
+
 @pytest.mark.parametrize("trouble", [paused, traced, upgraded])
 def test_the_same_silence_is_a_freeze_without_that_reason(trouble: Callable[[World], None]) -> None:
     """The tests above would fail if the diagnosis saw nothing at all."""
@@ -215,7 +233,7 @@ def test_the_same_silence_is_a_freeze_without_that_reason(trouble: Callable[[Wor
     trouble(world)
     assert world.served is not None
     world.served.reading = replace(world.served.reading, state=RuntimeState.RUNNING)
-    world.served.traced = world.served.frozen = False
+    world.served.traced, world.served.frozen, world.served.process_state = False, False, "T"
     world.play(115)
     assert ActionKind.STOP in steps(world)
 

@@ -32,8 +32,9 @@ PROGRESS_CPU_SECONDS = 0.15
 # A server that only waits (state S) counts as hanging after this many times `stuck_seconds`: it may well wait
 # for somebody, where one that is stopped or in the kernel can't.
 HANGING_FACTOR = 2.0
-# States in which a process can't go on by itself: waiting in the kernel, stopped. Not "t": a debugger.
+# States in which a process can't go on by itself: waiting in the kernel, stopped.
 STUCK_STATES = ("D", "T")
+# Held by a debugger: it stands still too, so that it is said why nothing is done about it.
 TRACED_STATE = "t"
 # OOM kills within this time (seconds) that are "repeating": two may be one big neighbour and one of ours.
 OOM_WINDOW_SECONDS = 600.0
@@ -96,7 +97,7 @@ def _still(scene: Scene, previous: tuple[Still, ...]) -> tuple[Still, ...]:
     now, told = scene.now, []
     for server in scene.snapshot.servers:
         old = known.get((server.pid, server.start_ticks))
-        waits = server.process_state in (*STUCK_STATES, "S")
+        waits = server.process_state in (*STUCK_STATES, TRACED_STATE, "S")
         kept = old if old is not None and waits else None
         told.append(kept or Still(server.pid, server.start_ticks, now))
     for runner in scene.runners:
