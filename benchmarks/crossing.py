@@ -64,6 +64,37 @@ class Tally:
         return [*told, f"took {time.monotonic() - self.began:.0f} s"]
 
 
+@dataclass
+class Verdict:
+    """What speaks against the benchmark's claim, a sentence each."""
+
+    budget_seconds: float
+    faults: list[str] = field(default_factory=list)
+
+    def judge(self, label: str, tally: Tally, wanted: int, missing: str, *, budgeted: bool = True) -> None:
+        """One mode: enough trials, proven to be what its name says, and within its budget."""
+        if tally.trials < wanted:
+            self.faults.append(f"{label}: only {tally.trials} of {wanted} trials count")
+        if missing:
+            self.faults.append(f"{label}: {missing}")
+        if budgeted and tally.quantile(0.99) > self.budget_seconds:
+            self.faults.append(f"{label}: p99 is {milliseconds(tally.quantile(0.99))} ms")
+
+    def judge_control(self, control: Tally) -> None:
+        """Without a guard the promise must fail, else the trials with one prove nothing."""
+        if control.quantile(0.5) <= self.budget_seconds:
+            within = f"{milliseconds(control.quantile(0.5))} ms (p50)"
+            self.faults.append(f"{NO_GUARD}: the kernel acted within {within}, so the trials prove nothing")
+
+    def tell(self) -> int:
+        """Print it; the exit code."""
+        for fault in self.faults:
+            sys.stdout.write(f"{fault}\n")
+        outcome = "missed" if self.faults else "met"
+        sys.stdout.write(f"budget: p99 at most {self.budget_seconds * 1000:.0f} ms: {outcome}\n")
+        return int(bool(self.faults))
+
+
 def quantile(seconds: Sequence[float], share: float, missed: int = 0) -> float:
     """Nearest rank of the sorted ``seconds``, with ``missed`` more that last for ever."""
     ranked = sorted(seconds) + [math.inf] * missed

@@ -88,7 +88,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     times: int = metafunc.config.getoption("repeat")
-    if times > 1 and _tier(metafunc.definition) in REPEATED:
+    once = metafunc.definition.get_closest_marker("soak") is not None
+    if times > 1 and not once and _tier(metafunc.definition) in REPEATED:
         metafunc.fixturenames.append("repetition")
         ids = [f"run{number}" for number in range(1, times + 1)]
         metafunc.parametrize("repetition", range(times), ids=ids, indirect=True)

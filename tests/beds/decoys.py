@@ -2,15 +2,53 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from beds.http import free_port
 from beds.process import Launcher, Started, launch
 
 _DISGUISE = Path(__file__).with_name("disguise.py")
 _PROXY = Path(__file__).with_name("tcp_proxy.py")
+_PARENT = "import subprocess, sys\nsys.exit(subprocess.call(sys.argv[1:]))"
+_PID_TRIES = 50
+
+LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
+"""Whoever may write here chooses the next PID."""
+
+
+class PidTakenError(Exception):
+    """Somebody else has got the PID that a test wanted."""
+
+
+def at_pid(pid: int, launcher: Launcher = launch) -> Launcher:
+    """A launcher whose program gets just this PID, which must be free; it reads its standard input (a pipe).
+
+    Raises (when it launches):
+        PidTakenError: others were quicker every time, or have it now.
+    """
+
+    def start(argv: Sequence[str], *, env: Mapping[str, str] | None = None, **kwargs: Any) -> Started:
+        waiting = ["/bin/sh", "-c", 'read -r _ && exec "$@"', "wait", *argv]
+        for _ in range(_PID_TRIES):
+            LAST_PID.write_text(str(pid - 1))
+            started = launcher(waiting, env=env, **kwargs)
+            if started.pid == pid:
+                started.stdin.write(b"\n")
+                started.stdin.flush()
+                return started
+            started.stop()
+            if Path(f"/proc/{pid}").exists():
+                break
+        raise PidTakenError(pid)
+
+    return start
+
+
+def parented(launcher: Launcher) -> Launcher:
+    """A launcher whose program is the only child of the process that it starts."""
+    return lambda argv, **kwargs: launcher([sys.executable, "-I", "-S", "-c", _PARENT, *argv], **kwargs)
 
 
 class _Bystander:

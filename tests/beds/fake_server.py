@@ -29,10 +29,15 @@ _START_SECONDS = 20.0
 
 
 class FakeServer:
-    """A `FakeOllama` behind the stories' face; ``fake`` is the thing itself, for its faults."""
+    """A `FakeOllama` behind the stories' face; ``fake`` is the thing itself, for its faults.
 
-    def __init__(self, cgroup_procs: Sequence[Path] = (), models: Sequence[str] = SHELF) -> None:
-        self.fake = FakeOllama(models, env=ENVIRONMENT, cgroup_procs=cgroup_procs)
+    ``options`` are further ones of `FakeOllama`.
+    """
+
+    def __init__(
+        self, cgroup_procs: Sequence[Path] = (), models: Sequence[str] = SHELF, **options: Any
+    ) -> None:
+        self.fake = FakeOllama(models, env=ENVIRONMENT, cgroup_procs=cgroup_procs, **options)
 
     def __enter__(self) -> Self:
         self.start()

@@ -5,13 +5,17 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from beds.guard import AWAY, Guard
 from beds.process import alive
+from ollama_guard.core.state import Durable
+from ollama_guard.sentinel.statemap import StateMap
 
 NOBODY_S = "/ollama-guard-nobody-s"
 """A cgroup that does not exist: a guard that watches it never meddles with other tests' servers."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def hup(guard: Guard) -> None:
@@ -33,6 +37,18 @@ def term(guard: Guard, seconds: float = 10.0) -> float:
 def warned(guard: Guard, text: str) -> list[str]:
     """The sentences of all warnings that contain ``text``."""
     return [e["message"] for e in guard.events("guard.warned") if text in e["message"]]
+
+
+def state_of(guard: Guard) -> StateMap:
+    """The state file of a guard, for `load` and `store`."""
+    return StateMap(guard.runtime / "state", _BOOT_ID.read_text().strip())
+
+
+def kept(guard: Guard) -> Durable:
+    """What the state file holds now."""
+    durable, reason = state_of(guard).load()
+    assert durable is not None, reason
+    return durable
 
 
 def look(guard: Guard) -> dict[str, Any]:

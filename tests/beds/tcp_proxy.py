@@ -43,7 +43,8 @@ class _Silence:
         """Keep what a client says for as long as it must wait."""
         if data.startswith(_UNLOAD):
             self._unloads.append(time.clock_gettime(time.CLOCK_BOOTTIME))
-            self._blocked_until = time.monotonic() + self._block_seconds
+            # A second unload must not end what the first one began.
+            self._blocked_until = max(self._blocked_until, time.monotonic() + self._block_seconds)
             self._block_seconds = 0.0
         if data.startswith(_PS):
             await asyncio.sleep(self._blocked_until - time.monotonic())

@@ -111,6 +111,11 @@ class Thrash:
         some = (whole.parent / "hands" / whole.name).read_text().splitlines()[0]
         return int(some.rpartition("total=")[2]) / 1e6
 
+    def squeeze(self) -> None:
+        """Leave them a little less than now, where that can be had."""
+        with contextlib.suppress(OSError):  # v1 refuses a limit that it can't reclaim down to
+            self.cgroup.set_limit(self.cgroup.limit - _TIGHTEN_BYTES)
+
     def wait_stalled(self, guard: "Guard", seconds: float, within_seconds: float) -> None:
         """Wait until `hands` have stalled for ``seconds`` from now on, and tighten until they do."""
         before, tightened_at = self.stalled_seconds(), time.monotonic()
@@ -119,8 +124,7 @@ class Thrash:
             nonlocal tightened_at
             if time.monotonic() - tightened_at > _TIGHTEN_SECONDS:
                 tightened_at = time.monotonic()
-                with contextlib.suppress(OSError):  # v1 refuses a limit that it can't reclaim down to
-                    self.cgroup.set_limit(self.cgroup.limit - _TIGHTEN_BYTES)
+                self.squeeze()
             return self.stalled_seconds() - before > seconds
 
         guard.wait(stalled, within_seconds, "hands stall")

@@ -15,7 +15,7 @@ import pytest
 
 from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
-from beds.decoys import Decoy
+from beds.decoys import LAST_PID, Decoy, PidTakenError, at_pid
 from beds.fake_server import FakeServer
 from beds.guard import Guard
 from beds.handling import look, wait_look
@@ -24,7 +24,6 @@ from beds.process import Started, alive, argv_of, launch
 from beds.yard import GIB, MIB
 
 SYSTEM_PYTHON = Path("/usr/bin/python3")
-LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 SOMEBODY = 65534
 ORPHAN = "import os, sys\nos.fork() and os._exit(0)\nos.setsid()\nos.execv(sys.argv[1], sys.argv[1:])"
 
@@ -99,19 +98,6 @@ def test_lookalikes_survive_a_machine_at_its_limit(yard: tuple[MemoryCgroup, Fak
         assert {event["pid"] for event in guard.events("ollama.found") if "pid" in event} == {server.pid}
 
 
-def take_pid(pid: int, start: Callable[[], Decoy]) -> Decoy | None:
-    """A decoy that has just this PID, or None when others were quicker every time."""
-    for _ in range(20):
-        LAST_PID.write_text(str(pid - 1))
-        decoy = start()
-        if decoy.pid == pid:
-            return decoy
-        decoy.__exit__()
-        if Path(f"/proc/{pid}").exists():
-            return None
-    return None
-
-
 @pytest.mark.skipif(not os.access(LAST_PID, os.W_OK), reason="the kernel does not let us choose a PID")
 def test_a_reused_pid_is_never_signalled(yard: tuple[MemoryCgroup, FakeServer]) -> None:
     """While the guard sleeps its victim dies, and another process gets the PID, the name and the argv."""
@@ -128,18 +114,13 @@ def test_a_reused_pid_is_never_signalled(yard: tuple[MemoryCgroup, FakeServer]) 
         os.kill(victim, signal.SIGKILL)
         while Path(f"/proc/{victim}").exists():
             time.sleep(0.005)
-
-        def start() -> Decoy:
-            # Not through a shell that joins the cgroup: the PID would be the shell's child's.
-            return Decoy(shown, memory_bytes=200 * MIB).__enter__()
-
-        decoy = take_pid(victim, start)
-        if decoy is None:
+        decoy = Decoy(shown, memory_bytes=200 * MIB, launcher=at_pid(victim, cgroup.popen))
+        try:
+            stack.enter_context(decoy)
+        except PidTakenError:
             os.kill(guard.pid, signal.SIGCONT)
             pytest.skip("others were quicker to take the PID")
-        stack.callback(decoy.__exit__)
-        cgroup.add(decoy.pid)
-        hog.grow(990 * MIB, 2000 * MIB)
+        hog.grow(cgroup.available() - 30 * MIB, 2000 * MIB)
         assert hog.wait(10)
         os.kill(guard.pid, signal.SIGCONT)
         wait_look(guard, lambda told: told["level"] == "critical", "critical", 15)

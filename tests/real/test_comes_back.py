@@ -4,28 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from beds.clients import RetryClient
 from beds.guard import Guard
+from beds.handling import kept, state_of
 from beds.yard import GIB, Yard, yard
-from ollama_guard.core.state import Durable
-from ollama_guard.sentinel.statemap import StateMap
-
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def state_of(guard: Guard) -> StateMap:
-    """The state file of a guard, for `load` and `store`."""
-    return StateMap(guard.runtime / "state", BOOT_ID.read_text().strip())
-
-
-def kept(guard: Guard) -> Durable:
-    """What the state file holds now."""
-    durable, reason = state_of(guard).load()
-    assert durable is not None, reason
-    return durable
 
 
 def come_back(guard: Guard, server_pid: int) -> dict[str, Any]:
