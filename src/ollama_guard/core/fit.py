@@ -152,6 +152,7 @@ def newborn(scene: Scene, entry: CatalogueEntry, most_tokens: int | None = None)
         context_tokens=context,
         parallel=(row.key.parallel or None) if row else None,
         weights_mapped=row.key.weights_mapped if row else _maps_weights(scene),
+        cache_type=next((r.reading.cache_type for r in scene.runners), ""),
         anon_bytes=0,
         domains=tuple(domain.name for domain in scene.snapshot.domains),
     )

@@ -28,6 +28,14 @@ LONGEST_LOAD_SECONDS = 600.0
 DEFAULT_CONTEXT_TOKENS = 4096
 
 
+# What a KV cache of another type (OLLAMA_KV_CACHE_TYPE) takes of one of f16: blocks of 32 values and their
+# scales (ggml's types).
+CACHE_SHARES = {
+    "q8_0": 34 / 64, "q5_1": 24 / 64, "q5_0": 22 / 64, "q4_1": 20 / 64, "q4_0": 18 / 64, "iq4_nl": 18 / 64,
+    "f32": 2.0,
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Foreseen:
     """What a runner will take, in bytes (None = not known), and the words that say how that is known."""
@@ -48,12 +56,12 @@ def foreseen(reading: RunnerReading, snapshot: Snapshot) -> Foreseen:
     source = "as measured before"
     if row.key.context_tokens != key.context_tokens:
         entry = _entry(reading, snapshot)
-        per_token = sane.count(entry.kv_bytes_per_token) if entry else None
-        if per_token is None:
+        if entry is None or sane.count(entry.kv_bytes_per_token) is None:
             return estimate
-        # A cache of fewer bits than f16 would make too much of the difference: never below the weights.
+        per_token = _per_token(reading, entry)
+        # Whatever the cache is kept as: never below the weights.
         least = 0 if key.weights_mapped or row.vram_bytes else _weights(reading, entry) or 0
-        measured = max(measured + per_token * (key.context_tokens - row.key.context_tokens), least)
+        measured = max(measured + int(per_token * (key.context_tokens - row.key.context_tokens)), least)
         source = f"as measured with {row.key.context_tokens} tokens of context, for {key.context_tokens}"
     if reading.freeable_bytes > OUTGROWN_SHARE * measured:
         return replace(estimate, count=max(measured, estimate.count or 0))
@@ -68,7 +76,7 @@ def load_seconds(reading: RunnerReading, snapshot: Snapshot) -> float | None:
 
 
 def estimated_bytes(reading: RunnerReading, snapshot: Snapshot) -> int | None:
-    """Anonymous bytes that a runner takes once loaded: weights + f16 KV cache (facts 3.4); None if unknown.
+    """Anonymous bytes that a runner takes once loaded: weights + KV cache (facts 3.4); None if unknown.
 
     Mapped weights are page cache, which the kernel takes back by itself, so only the KV cache counts.
     Compute buffers and the prompt cache are left out: too small an estimate is mended by relief, too
@@ -79,8 +87,14 @@ def estimated_bytes(reading: RunnerReading, snapshot: Snapshot) -> int | None:
     if weights is None:
         return None
     context = reading.context_tokens or min(DEFAULT_CONTEXT_TOKENS, _training(entry))
-    cache = (sane.count(entry.kv_bytes_per_token) or 0) * context if entry else 0
+    cache = int(_per_token(reading, entry) * context)
     return cache + (0 if reading.weights_mapped else weights)
+
+
+def _per_token(reading: RunnerReading, entry: CatalogueEntry | None) -> float:
+    """What one more token of context takes, as this runner keeps its cache."""
+    as_f16 = (sane.count(entry.kv_bytes_per_token) if entry is not None else None) or 0
+    return as_f16 * CACHE_SHARES.get(reading.cache_type, 1.0)
 
 
 def _entry(reading: RunnerReading, snapshot: Snapshot) -> CatalogueEntry | None:

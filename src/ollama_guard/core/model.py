@@ -138,7 +138,8 @@ class RunnerReading:
     ``blob`` is ``sha256:<hex>`` of the model layer, None until the argv helper has answered.
     ``context_tokens`` is the total over all ``parallel`` slots (num_ctx x parallel). ``weights_mapped`` is
     whether the weights are file-backed, hence reclaimable (argv without ``--no-mmap`` / ``--load-mode
-    none``, facts 3.2). ``domains`` names every domain whose memory this process counts in.
+    none``, facts 3.2). ``cache_type`` is how it keeps its KV cache ("" = f16). ``domains`` names every domain
+    whose memory this process counts in.
     """
 
     pid: int
@@ -161,6 +162,7 @@ class RunnerReading:
     process_state: str = "?"
     domains: tuple[str, ...] = (HOST,)
     parallel: int | None = None
+    cache_type: str = ""
 
     @property
     def key(self) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from ollama_guard.core import installed
 from ollama_guard.core.decide import decide
 from ollama_guard.core.fit import Fit, judge
 from ollama_guard.core.footprint import Footprint, FootprintKey, Ledger
+from ollama_guard.core.foreseen import estimated_bytes
 from ollama_guard.core.ledger import with_rows
 from ollama_guard.core.model import CatalogueEntry, Preference, Rung, Snapshot
 from ollama_guard.core.policy import GIB, MIB, CapPolicy, ModelRule, Policy, Protect
@@ -169,3 +171,15 @@ def test_no_snapshot_at_all_makes_it_fail(snapshot: Snapshot) -> None:
     state, _ = decide(Policy(), State(), snapshot)
     document = installed.view(Policy(), state, snapshot)
     assert len(document["models"]) == len(snapshot.catalogue)
+
+
+@pytest.mark.parametrize(("kept_as", "share"), [("", 1.0), ("f16", 1.0), ("q8_0", 34 / 64), ("what?", 1.0)])
+def test_a_cache_of_fewer_bits_is_foreseen_smaller(kept_as: str, share: float) -> None:
+    world = World()
+    world.load("new", 1 * GIB, loaded=False)
+    entry = replace(world.catalogue["new"], kv_bytes_per_token=64 * 1024)
+    world.catalogue["new"] = entry
+    snapshot = world.snapshot()
+    (reading,) = snapshot.runners
+    told = estimated_bytes(replace(reading, cache_type=kept_as, context_tokens=8192), snapshot)
+    assert told == 1 * GIB + int(64 * 1024 * share * 8192)

@@ -66,6 +66,21 @@ def test_the_older_dialect_gives_the_same_whatever_engine_it_names() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "kept_as"),
+    [
+        ("llama-server --model /m -c 4096 --cache-type-k q8_0 --cache-type-v q8_0", "q8_0"),
+        ("ollama runner --model /m --kv-cache-type q4_0", "q4_0"),
+        ("ollama runner --model /m", ""),
+        (f"ollama runner --model /m --kv-cache-type {'x' * 500}", "x" * 16),
+    ],
+)
+def test_how_the_cache_is_kept_is_told(words: str, kept_as: str) -> None:
+    found = parse_argv(words.split())
+    assert isinstance(found, RunnerArgv)
+    assert found.cache_type == kept_as
+
+
 def test_an_mlx_runner_has_a_model_name_and_no_blob() -> None:
     runner = parse_argv(["/usr/bin/ollama", "runner", "--mlx-engine", "--model", "qwen3:4b", "--port", "9"])
     assert isinstance(runner, RunnerArgv)

@@ -18,6 +18,7 @@ _JOINTS = re.compile(r"[-_.+]")
 # What Ollama always says to its llama-server and people don't all say together (facts sheet 4.1).
 _OLLAMAS_OWN = frozenset({"--port", "--host", "--no-webui", "--offline", "-c", "-np"})
 _UNMAPPED_MODES = frozenset({"none", "dio"})
+_LONGEST_TYPE = 16  # characters
 _NUMBER = re.compile(r"[0-9]{1,18}\Z", re.ASCII)
 
 
@@ -35,6 +36,7 @@ class RunnerArgv:
     ``blob`` is ``sha256:<hex>`` where ``model`` is a path into ``<models_dir>/blobs``, else None.
     ``context_tokens`` is the total over all slots. ``signature``: nobody but Ollama starts it like this.
     ``weights_mapped``: the weights are page cache, which the kernel takes back by itself (facts sheet 3.2).
+    ``cache_type`` is how the KV cache is kept, such as ``q8_0``; "" is Ollama's own, f16.
     """
 
     model: str
@@ -45,6 +47,7 @@ class RunnerArgv:
     port: int | None
     signature: bool
     weights_mapped: bool
+    cache_type: str = ""
 
 
 def parse_argv(argv: Sequence[str]) -> ServerArgv | RunnerArgv | None:
@@ -91,6 +94,7 @@ def _runner(options: Sequence[str], *, signature: bool) -> RunnerArgv | None:
         port=_number(_option(options, "--port")),
         signature=signature,
         weights_mapped=_option(options, "--load-mode") not in _UNMAPPED_MODES and "--no-mmap" not in options,
+        cache_type=(_option(options, "--cache-type-k", "--kv-cache-type") or "")[:_LONGEST_TYPE],
     )
 
 

@@ -250,6 +250,7 @@ def _runner_reading(proc: str, runner: Runner, names: Mapping[bytes, str]) -> Ru
         context_tokens=None if argv is None else argv.context_tokens,
         port=None if argv is None else argv.port,
         weights_mapped=None if argv is None or argv.blob is None else argv.weights_mapped,
+        cache_type="" if argv is None else argv.cache_type,
         anon_bytes=status.anon_bytes,
         shmem_bytes=status.shmem_bytes,
         file_bytes=status.file_bytes,
