@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ollama_guard.core import budgets, condemned, hardcap, hiding, playbook, reopen, revive, sane
+from ollama_guard.core import budgets, condemned, hardcap, hiding, lines, playbook, reopen, revive, sane
 from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Rung
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.scene import expected_seconds
@@ -34,7 +34,7 @@ def absorb(policy: Policy, state: State, outcome: Outcome) -> State:
     durable = reopen.after(
         hardcap.after(playbook.after(durable, action, outcome, policy), action, outcome), action, outcome
     )
-    durable = revive.after(durable, action, outcome)
+    durable = revive.after(lines.after(durable, action, outcome), action, outcome)
     durable = replace(durable, spared=hiding.spared_after(durable.spared, action, outcome))
     unhonoured = dict(state.unhonoured)
     if action.kind is ActionKind.UNLOAD and action.blob and outcome.kind is not OutcomeKind.DONE:

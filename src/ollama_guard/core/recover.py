@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import hardcap, hiding, playbook, reopen, revive, runs
+from ollama_guard.core import hardcap, hiding, lines, playbook, reopen, revive, runs
 from ollama_guard.core.ladder import Draft
 from ollama_guard.core.model import Action, Condition, Mode, Rung
 from ollama_guard.core.recovery import Ending, Playbook, Position
@@ -37,6 +37,8 @@ def plan(scene: Scene, mode: Mode, *, blind: bool, busy: bool) -> Plan:
     durable = revive.reviewed(scene)
     scene = scene.remembering(durable)
     durable = reopen.adopted(scene)
+    scene = scene.remembering(durable)
+    durable = lines.reviewed(scene)
     scene = scene.remembering(durable)
     if durable.playbook is not None:
         turn = playbook.proceed(scene, word=_may_go_on(scene, durable.playbook, mode), blind=blind)
@@ -142,8 +144,11 @@ def still_told(state: State, now: float) -> dict[str, float]:
     }
 
 
-def stands(durable: Durable) -> str:
-    """The state of the recovery in a word, for people: idle, running, constrained."""
+def stands(scene: Scene) -> str:
+    """The state of the recovery in a word: idle, running, constrained, lifted (from the next start on)."""
+    durable = scene.state.durable
     if durable.playbook is not None:
         return Ending.RUNNING.value
-    return "constrained" if durable.constrained is not None else "idle"
+    if durable.constrained is not None:
+        return "constrained"
+    return "lifted" if lines.is_lifted(scene) else "idle"

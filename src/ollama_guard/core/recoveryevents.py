@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ollama_guard.core import hardcap
+from ollama_guard.core import lines
 from ollama_guard.core.events import Event, Priority, Value
 from ollama_guard.core.model import Action, ActionKind, Outcome, Rung
 from ollama_guard.core.recovery import Ending, Run
@@ -71,7 +71,7 @@ def step_done(action: Action, outcome: Outcome, title: str) -> Event:
     }
     said = f": {outcome.detail}" if outcome.detail else ""
     if action.rung is Rung.CAP:
-        hard = dict(action.environment).get(hardcap.KEY)
+        hard = dict(action.environment).get(lines.KEY)
         bound = f"at most {hard} loaded" if hard else "no bound of ours"
         text = f"{title} starts the next time with {bound}{said}"
         return Event("cap.changed", text, Priority.NOTICE, {"hard": int(hard) if hard else None})

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ollama_guard.core import hardcap, revive
+from ollama_guard.core import lines, revive
 from ollama_guard.core.model import Action, ActionKind, Level, Outcome, OutcomeKind, Rung
 from ollama_guard.core.quarantined import Hidden
-from ollama_guard.core.recovery import Constrained
+from ollama_guard.core.recovery import Constrained, Written
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import Durable
 from ollama_guard.core.targets import container_bytes, runtime_here
@@ -32,11 +32,17 @@ def adopted(scene: Scene) -> Durable:
     durable, runtime = scene.state.durable, runtime_here(scene)
     if runtime is None or durable.constrained is not None or revive.in_run(durable):
         return durable
-    if runtime.left_lines.keys() - {hardcap.KEY} or runtime.owners_limit_bytes is not None:
+    cap, constrains = lines.bound_of(runtime.left_lines), bool(runtime.left_lines.keys() - {lines.KEY})
+    if constrains or runtime.owners_limit_bytes is not None:
         before = container_bytes(scene) if runtime.owners_limit_bytes is None else runtime.owners_limit_bytes
-        return replace(durable, constrained=Constrained(runtime.name, scene.now, before or None))
-    cap = hardcap.bound_of(runtime.left_lines)
-    return durable if cap is None or durable.hard_cap else replace(durable, hard_cap=cap, hard_cap_at=-1.0)
+        durable = replace(durable, constrained=Constrained(runtime.name, scene.now, before or None))
+    elif cap is None or durable.hard_cap:
+        return durable
+    else:
+        durable = replace(durable, hard_cap=cap)
+    # What runs now began after that, since it began in this boot.
+    left = Written(lines.NOTHING.at, cap or 0, constrains)
+    return replace(durable, written=(left,) if left != lines.NOTHING else durable.written)
 
 
 def calm_since(scene: Scene) -> float | None:

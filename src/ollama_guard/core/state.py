@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ollama_guard.core.footprint import FootprintKey
 from ollama_guard.core.model import Action, Condition, Decision, Level, Outcome
-from ollama_guard.core.recovery import Constrained, HardCapState, Position, Run, Stopped, Symptoms
+from ollama_guard.core.recovery import Constrained, HardCapState, Position, Run, Stopped, Symptoms, Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,9 @@ class Durable:
 
     ``fruitless_kills`` are the times of kills that freed nothing (the budget that bounds them).
     ``playbook`` is where the run that goes on stands, ``runs`` are the last ones. ``hard_cap`` is the cap
-    that was written for Ollama's next start (0 = none) at ``hard_cap_at``, ``released`` that a person had all
-    of that undone. ``spared`` are names that a person brought back, so that they are not hidden again.
+    that stands in Ollama's environment file (0 = none), ``written`` what was written there and when, as far
+    back as the server that runs may have read it. ``released`` is that a person had all of that
+    undone. ``spared`` are names that a person brought back, so that they are not hidden again.
     ``stopped`` is what the guard stopped and has not seen answer since; it outlives the run.
     """
 
@@ -62,7 +63,7 @@ class Durable:
     runs: tuple[Run, ...] = ()
     constrained: Constrained | None = None
     hard_cap: int = 0
-    hard_cap_at: float | None = None
+    written: tuple[Written, ...] = ()
     released: bool = False
     spared: tuple[str, ...] = ()
     stopped: Stopped | None = None

@@ -170,10 +170,9 @@ def _has_mount(inspected: Mapping[str, Any], env_folder: str) -> bool:
 
 
 def _started_at(state: Mapping[str, Any], clocks: Clocks) -> float | None:
-    # Nanoseconds, and more digits than Python reads: the seconds are enough, and 0001 is "never".
-    text = str(state.get("StartedAt") or "")[:19]
+    # 0001 is "never". The fractions count: what was written a moment before the start was read.
     try:
-        started = datetime.fromisoformat(f"{text}+00:00").timestamp()
+        started = datetime.fromisoformat(str(state.get("StartedAt") or "")).timestamp()
     except (ValueError, OverflowError):
         return None
     return clocks.boottime - (clocks.wall - started) if started > 0 else None
