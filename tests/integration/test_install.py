@@ -101,12 +101,12 @@ def test_users_and_folders_are_made_for_whoever_the_code_names() -> None:
     assert re.search(r"^d /run/ollama-guard/\.ollama-guard-admin 2700 ", folders, re.MULTILINE)
 
 
-def test_polkit_gives_exactly_five_verbs_on_one_unit_to_one_user() -> None:
+def test_polkit_gives_exactly_four_verbs_on_one_unit_to_one_user() -> None:
     """The rule itself is tried in the virtual machine (tests/vm)."""
     rule = (PACKAGING / "system/polkit.rules").read_text(encoding="utf-8")
     verbs = re.search(r"var verbs = \[(.*?)\];", rule)
     assert verbs
-    assert re.findall(r'"([a-z-]+)"', verbs[1]) == ["stop", "start", "restart", "kill", "set-property"]
+    assert re.findall(r'"([a-z-]+)"', verbs[1]) == ["stop", "start", "kill", "set-property"]
     assert rule.count("polkit.Result.YES") == 1
     for condition in ('subject.user == "ollama-guard"', 'action.lookup("unit") == "ollama.service"'):
         assert condition in rule

@@ -33,7 +33,7 @@ class Served:
     reading: RuntimeReading = field(
         default_factory=lambda: RuntimeReading(
             RuntimeKind.SYSTEMD, NAME, RuntimeState.RUNNING, server_pid=FIRST_PID, constrainable=True,
-            verbs=("stop", "start", "restart", "limit"),
+            verbs=("stop", "start", "limit"),
         )
     )  # fmt: skip
     running: bool = True

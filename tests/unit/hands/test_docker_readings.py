@@ -53,7 +53,7 @@ def reading(*shared_by: str, **changes: Any) -> Any:
 def test_a_plain_container_may_have_everything_done_to_it() -> None:
     seen = reading()
     assert (seen.name, seen.id, seen.server_pid, seen.state) == ("ollama", ID, 77, RuntimeState.RUNNING)
-    assert seen.verbs == ("stop", "start", "restart", "limit")
+    assert seen.verbs == ("stop", "start", "limit")
     assert seen.started_at == pytest.approx(1000.123, abs=0.001)
     assert seen.environment == {"OLLAMA_HOST": "0.0.0.0:11434"}
     assert seen.cannot == ""

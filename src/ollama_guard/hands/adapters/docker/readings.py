@@ -22,7 +22,7 @@ _ORCHESTRATORS = {
 }
 _ENVIRONMENT_PREFIXES = ("OLLAMA_", "LLAMA_ARG_")
 _ENVIRONMENT_LIMIT = 40
-_VERBS = ("stop", "start", "restart", "limit")
+_VERBS = ("stop", "start", "limit")
 
 
 @dataclass(frozen=True, slots=True)
