@@ -37,9 +37,9 @@ def own(function: Function) -> Iterator[ast.AST]:
 
 def event_of(call: ast.Call) -> str:
     """The event's name, if the call writes one; `sentinel.selftest` has a short form for its findings."""
-    if isinstance(call.func, ast.Name) and call.func.id == "say":
-        return "guard.tested"
-    return text(call.args[0]) if call.args else ""
+    name = text(call.args[0]) if call.args else ""
+    short = isinstance(call.func, ast.Name) and call.func.id == "say" and name not in EVENT_NAMES
+    return "guard.tested" if short else name
 
 
 def fields_of(call: ast.Call, function: Function) -> set[str]:
@@ -47,7 +47,7 @@ def fields_of(call: ast.Call, function: Function) -> set[str]:
     if isinstance(call.func, ast.Attribute) and call.func.attr in PRIORITIES:
         return {word.arg for word in call.keywords if word.arg} - {"message"}
     if isinstance(call.func, ast.Name) and call.func.id == "say":
-        return {word.arg for word in call.keywords if word.arg} - {"may", "sentence"}
+        return {word.arg for word in call.keywords if word.arg} - {"may", "sentence", "message"}
     given = call.args[3:4] + [word.value for word in call.keywords if word.arg == "fields"]
     return {key for node in given for key in keys_of(node, function)}
 
