@@ -150,6 +150,7 @@ class State:
     last such gap ended. ``unhonoured`` maps a blob to the time until which the API is not asked again.
     ``calm_since_at`` is since when nothing has been wrong at all, ``would_at`` when each thing that needs the
     owner's word was last told of, ``fits_since_at`` since when each hidden name would fit again.
+    ``stuck`` are the processes (pid, start time) that outlived a SIGKILL.
     """
 
     durable: Durable = field(default_factory=Durable)
@@ -180,3 +181,4 @@ class State:
     calm_since_at: float | None = None
     would_at: Mapping[str, float] = field(default_factory=dict)
     fits_since_at: Mapping[str, float] = field(default_factory=dict)
+    stuck: tuple[tuple[int, int], ...] = ()

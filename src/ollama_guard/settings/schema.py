@@ -218,8 +218,8 @@ class NotifyTable(Table):
         default=DEFAULT.notify.webhook, examples=["https://chat.example.org/hooks/abc"]
     )
     """Where to. Told are the begin and the end of a freeze recovery, models that are condemned, hidden or
-    restored, and that the guard gives up. A URL with a key in it makes this file a secret: let nobody else
-    read it. The log shows its host only."""
+    restored, a process that SIGKILL does not end, and that the guard gives up. A URL with a key in it makes
+    this file a secret: let nobody else read it. The log shows its host only."""
     timeout: Annotated[float, duration(1, 60)] = DEFAULT.notify.timeout_seconds
     """How long one delivery may take in all."""
 
