@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from ollama_guard.core.model import Action, ActionKind, Condition, Mode, Request, Rung
+from ollama_guard.core.model import Action, ActionKind, Condition, Mode, Preference, Request, Rung
 from ollama_guard.core.narrate import events
 from ollama_guard.core.policy import (
     GIB,
     MIB,
     Authority,
+    ModelRule,
     OllamaPolicy,
     PlaybookPolicy,
     Policy,
+    Protect,
     QuarantinePolicy,
 )
 from ollama_guard.core.recovery import Ending
@@ -649,6 +651,84 @@ def test_models_dont_load_keeps_one_model_until_memory_is_back() -> None:
     world.play(80)
     (run,) = world.state.durable.runs
     assert run.ending is Ending.DONE
+
+
+def narrowed(world: World) -> World:
+    """models_dont_load has just begun, and memory stays short for as long as it is looked at."""
+    world.requests = (Request(3, "playbook", "models_dont_load"),)
+    world.play(1)
+    assert world.state.durable.playbook is not None
+    return world
+
+
+def test_while_models_dont_load_larger_ones_are_aborted_and_never_condemned() -> None:
+    """Clients go on asking for it; afterwards it loads as before."""
+    world = narrowed(world_of())
+    for _ in range(5):
+        world.load("middle", 1 * GIB, loaded=False)
+        world.play(5)
+        assert world.model("middle") is None
+        assert world.model("tiny") is not None
+    kills = [d for d in world.decisions if any(a.kind is ActionKind.KILL for a in d.actions)]
+    assert len(kills) == 5
+    assert all(d.disruptive and "only the smallest model" in d.reason for d in kills)
+    assert world.state.durable.condemned == ()
+    assert world.state.durable.strikes == ()
+    assert world.state.durable.fruitless_kills == ()
+    world.play(120)
+    assert world.state.durable.playbook is None
+    world.load("middle", 1 * GIB, loaded=False)
+    world.play(10)
+    assert world.model("middle") is not None
+
+
+def test_while_models_dont_load_the_smallest_itself_and_smaller_ones_load() -> None:
+    """A model that can only embed answers nobody, so it is not what is kept to."""
+    world = narrowed(world_of())
+    for name, size in (("embed", 100 * MIB), ("tiny", 300 * MIB)):
+        world.load(name, size, loaded=False)
+        world.catalogue["embed"] = replace(world.catalogue["embed"], embeds=True)
+        world.play(5)
+        assert world.model(name) is not None
+        world.models = []
+
+
+def test_while_models_dont_load_a_larger_idle_one_goes_and_a_busy_one_ends_its_answer() -> None:
+    world = world_of()
+    world.load("idle", 500 * MIB)
+    busy = world.load("busy", 600 * MIB, busy=True)
+    world.play(5)
+    narrowed(world)
+    world.play(10)
+    assert {model.name for model in world.models} == {"busy"}, "one stays at most, and it is at work"
+    busy.busy = False
+    world.play(20)
+    assert world.models == []
+
+
+@pytest.mark.parametrize("rule", [ModelRule(Preference.OMIT), ModelRule(Preference.OMIT, Protect.ALWAYS)])
+def test_while_models_dont_load_what_is_never_to_be_touched_loads_all_the_same(rule: ModelRule) -> None:
+    world = narrowed(world_of(replace(OWNERS_WORD, models={"middle": rule})))
+    world.load("middle", 1 * GIB, loaded=False)
+    world.play(10)
+    assert world.model("middle") is not None
+
+
+def test_while_models_dont_load_one_that_was_loading_before_goes_on() -> None:
+    world = world_of()
+    world.load("middle", 1 * GIB, loaded=False)
+    world.play(0.2)
+    narrowed(world)
+    assert world.model("middle") is not None
+    assert not any(a.kind is ActionKind.KILL for d in world.decisions for a in d.actions)
+
+
+def test_a_guard_that_dies_meanwhile_goes_on_keeping_to_the_smallest() -> None:
+    world = narrowed(world_of())
+    world.restart()
+    world.load("middle", 1 * GIB, loaded=False)
+    world.play(5)
+    assert world.model("middle") is None
 
 
 def test_models_dont_load_goes_on_while_other_things_are_done() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ollama_guard.core import budgets, condemned, loads, reclaim, victims
+from ollama_guard.core import budgets, condemned, loads, narrow, reclaim, victims
 from ollama_guard.core.model import (
     Action,
     ActionKind,
@@ -56,6 +56,11 @@ def choose(scene: Scene) -> Draft:
         reason = f"{names} {'is' if len(doomed) == 1 else 'are'} condemned: killed at birth"
         return Draft(Rung.ABORT_LOAD, reason, ActionKind.KILL, tuple(doomed), "host")
     verdict = loads.judge(scene)
+    larger = narrow.at_birth(scene)
+    if larger and (verdict is None or verdict.rung is not Rung.ABORT_LOAD):
+        names = ", ".join(runner.title for runner in larger)
+        reason = f"until memory is back only the smallest model is loaded: abort the load of {names}"
+        return Draft(Rung.CAP, reason, ActionKind.KILL, tuple(larger), "host")
     if verdict is not None:
         return Draft(verdict.rung, verdict.reason, verdict.kind, verdict.targets, verdict.domain)
     held: Draft | None = None

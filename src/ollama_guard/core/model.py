@@ -212,6 +212,7 @@ class LoadedModel:
 class CatalogueEntry:
     """One installed local model blob and every name that it goes by.
 
+    ``embeds``: it can do nothing else, so it answers nobody.
     ``kv_bytes_per_token`` is 2 x blocks x kv_heads x head_dim x 2 (f16), facts 3.4; None if unknown.
     """
 
@@ -221,6 +222,7 @@ class CatalogueEntry:
     kv_bytes_per_token: int | None = None
     training_context: int | None = None
     models_dir: str = ""
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ def _finished(action: Action, outcome: Outcome) -> Event:
                 "model.unloaded", f"{title} was a ghost: its entry is cleared", Priority.NOTICE, fields
             )
         case ActionKind.KILL:
-            if action.rung is Rung.ABORT_LOAD:
+            if action.rung in (Rung.ABORT_LOAD, Rung.CAP):
                 text = f"the load of {title} was aborted, {freed} came back"
                 return Event(
                     "load.aborted",

@@ -18,7 +18,7 @@ from ollama_guard.core.units import seconds_text
 
 ABOUT = {
     Playbook.FREEZE: "Ollama is frozen: constrain, stop, hide what can't fit, start, verify, reopen",
-    Playbook.MODELS_DONT_LOAD: "models don't load: keep one at most until memory is back",
+    Playbook.MODELS_DONT_LOAD: "models don't load: keep to the smallest until memory is back",
 }
 
 

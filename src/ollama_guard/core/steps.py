@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ollama_guard.core import targets
+from ollama_guard.core import narrow, targets
 from ollama_guard.core.model import Action, ActionKind, Level, Rung, ServerReading
 from ollama_guard.core.policy import PlaybookPolicy, QuarantineAction
 from ollama_guard.core.recovery import Position, Step
@@ -110,7 +110,13 @@ def what(scene: Scene, position: Position) -> str:
             model = targets.to_verify(scene, position.attempts)
             return f"verify {name}: " + (f"{model} answers" if model else "its version is answered")
         case Step.SOFT_CAP:
-            return "keep one model loaded at most, until memory has been well for a while"
+            most = f"keep one model loaded at most{_smallest_text(scene)}"
+            return f"{most}, until memory has been well for a while"
+
+
+def _smallest_text(scene: Scene) -> str:
+    kept = narrow.smallest(scene)
+    return f", and load none that is larger than {kept.names[0]}" if kept is not None else ""
 
 
 def _lines_text(scene: Scene, runtime: RuntimeReading | None) -> str:
