@@ -16,6 +16,7 @@ from ollama_guard.core import (
     narrow,
     playbook,
     recover,
+    reopen,
     requests,
     revive,
     sane,
@@ -214,6 +215,7 @@ def _durable(durable: Durable, done: tuple[Action, ...], now: float) -> Durable:
     for action in done:
         if action.rung is Rung.PLAYBOOK and action.request_id is None:
             durable = revive.posted(playbook.posted(durable, action), action, now)
+            durable = reopen.posted(durable, action)
     return replace(durable, next_action_id=durable.next_action_id + len(done))
 
 

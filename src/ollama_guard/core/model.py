@@ -98,6 +98,7 @@ class ActionKind(StrEnum):
     VERIFY = "verify"
     RESTORE = "restore"
     RELEASE = "release"
+    RESTART = "restart"
 
 
 class OutcomeKind(StrEnum):

@@ -99,7 +99,10 @@ def _steps(scene: Scene, name: Playbook) -> list[dict[str, Any]]:
         _step(scene, replace(position, step=Step.VERIFY), None),
     ]
     quiet = seconds_text(reopen.quiet_seconds(scene))
-    what = f"lift the constraints once all has been quiet for {quiet}; what is hidden "
+    what = (
+        f"lift the constraints once all has been quiet for {quiet}; after as long again, with nothing loaded "
+    )
+    what += f"for {seconds_text(reopen.IDLE_SECONDS)}, restart {position.runtime}; what is hidden "
     what += "comes back when it fits again" if scene.policy.quarantine.restore else "stays hidden"
     return [*told, {"step": "reopen", "what": what, "deadline_seconds": None, "note": None}]
 

@@ -20,7 +20,7 @@ from ollama_guard.core.units import count_text
 
 # What needs the owner's word is announced again after this long (seconds), a freeze with each new one.
 ANNOUNCE_AGAIN_SECONDS = 6 * 3600.0
-FREEZE, SPARED, HARD_CAP = "freeze", "spared", "hard_cap"
+FREEZE, SPARED, HARD_CAP, RESTART = "freeze", "spared", "hard_cap", "restart"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +107,11 @@ def _small(scene: Scene, mode: Mode) -> Draft | None:
     write = hardcap.to_write(scene)
     if write is not None:
         return _allowed(scene, write, HARD_CAP, word=word)
-    action = (reopen.to_release(scene) if mode is Mode.ENFORCE else None) or (
-        hiding.to_restore(scene) if word else None
-    )
+    lift = reopen.to_release(scene) if mode is Mode.ENFORCE else None
+    restart = reopen.to_restart(scene)
+    if lift is None and restart is not None:
+        return _allowed(scene, restart, RESTART, word=word)
+    action = lift or (hiding.to_restore(scene) if word else None)
     return None if action is None else Draft(action.rung, action.reason, action.kind, prepared=(action,))
 
 

@@ -50,7 +50,8 @@ class Durable:
     that stands in Ollama's environment file (0 = none), ``written`` what was written there and when, as far
     back as the server that runs may have read it. ``released`` is that a person had all of that
     undone. ``spared`` are names that a person brought back, so that they are not hidden again.
-    ``stopped`` is what the guard stopped and has not seen answer since; it outlives the run.
+    ``stopped`` is what the guard stopped and has not seen answer since; it outlives the run. ``restarts`` are
+    those tried since the constraints were lifted, so that Ollama runs without them.
     """
 
     version: int = 1
@@ -67,6 +68,7 @@ class Durable:
     released: bool = False
     spared: tuple[str, ...] = ()
     stopped: Stopped | None = None
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,10 @@ class State:
 
     ``stalled_seconds`` is the gap before this tick if it was a stall or suspend, ``woke_at`` when the
     last such gap ended. ``unhonoured`` maps a blob to the time until which the API is not asked again.
-    ``calm_since_at`` is since when nothing has been wrong at all, ``would_at`` when each thing that needs the
-    owner's word was last told of, ``fits_since_at`` since when each hidden name would fit again.
-    ``stuck`` are the processes (pid, start time) that outlived a SIGKILL.
+    ``calm_since_at`` is since when nothing has been wrong at all, ``idle_since_at`` since when Ollama has had
+    nothing to do, ``would_at`` when each thing that needs the owner's word was last told of,
+    ``fits_since_at`` since when each hidden name would fit again. ``stuck`` are the processes (pid, start
+    time) that outlived a SIGKILL.
     """
 
     durable: Durable = field(default_factory=Durable)
@@ -179,6 +182,7 @@ class State:
     symptoms: Symptoms = field(default_factory=Symptoms)
     hard_cap: HardCapState = field(default_factory=HardCapState)
     calm_since_at: float | None = None
+    idle_since_at: float | None = None
     would_at: Mapping[str, float] = field(default_factory=dict)
     fits_since_at: Mapping[str, float] = field(default_factory=dict)
     stuck: tuple[tuple[int, int], ...] = ()

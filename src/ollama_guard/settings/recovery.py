@@ -33,8 +33,8 @@ class FreezeTable(Table):
     """How often it may run in an hour before the guard holds and says so. Each further run also waits
     longer: two minutes after the first, then four, and so on."""
     quiet: Annotated[float, duration(30, 86400)] = DEFAULT.quiet_seconds
-    """How long all must have been well before the constraints below are lifted again; twice as long after
-    each further run within a day."""
+    """How long all must have been well before the constraints below are lifted again, and as long again
+    before the restart that ends them; twice as long after each further run within a day."""
     stuck_after: Annotated[float, duration(5, 3600)] = DEFAULT.stuck_seconds
     """How long a process must have stood still, counted from when Ollama's silence is sure."""
     full_above: Annotated[float, share_within(0.05, 1.0)] = DEFAULT.full_percent / 100
