@@ -21,7 +21,7 @@ def test_the_guard_tells_that_ollama_is_a_container_what_it_may_do_and_what_one_
         guard.wait_guarding(server.pid)
         found = guard.wait_event("runtime.found", SECONDS, kind="docker")
         assert found["name"] == "ollama"
-        assert found["verbs"] == "stop start restart limit"
+        assert found["verbs"] == "stop start limit"
         assert found["constrainable"] is False
         assert "ollama-guard-entrypoint" in found["message"]
         docker_engine.freeze()

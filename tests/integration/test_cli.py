@@ -168,6 +168,10 @@ def test_a_good_file_is_called_good_and_can_be_shown(guard: Guard, tmp_path: Pat
     path.write_text('[ollama]\npoll = "5s"\n')
     assert guard("check-config", str(path)).stdout == f"{path}: good\n"
     assert 'poll = "5s"' in guard("check-config", str(path), "--show").stdout
+    path.write_text('[playbook.freeze]\nmax_vram = "4GiB"\n')
+    hint, good = guard("check-config", str(path)).stdout.splitlines()
+    assert hint.startswith(f"{path}, line 2: playbook.freeze.max_vram is ignored")
+    assert good == f"{path}: good"
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -275,6 +279,14 @@ def test_run_becomes_the_sentinel_with_the_compiled_policy(run: Any, tmp_path: P
     assert option(given, "--warning") is None
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o755
     assert (tmp_path / "state" / "last-good.toml").read_text() == path.read_text()
+
+
+def test_run_says_which_keys_of_its_file_do_nothing(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text('[playbook.freeze]\nmax_vram = "4GiB"\n')
+    result, given = run("--config", str(path))
+    assert result.returncode == 0
+    assert str(option(given, "--warning")).startswith(f"{path}, line 2: playbook.freeze.max_vram is ignored")
 
 
 def test_run_with_a_bad_file_takes_the_last_good_one_loudly(run: Any, tmp_path: Path) -> None:

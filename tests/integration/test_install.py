@@ -129,7 +129,7 @@ def test_polkit_gives_exactly_these_verbs_on_one_unit_to_one_user() -> None:
     rule = (PACKAGING / "system/polkit.rules").read_text(encoding="utf-8")
     verbs = re.search(r"var verbs = \[(.*?)\];", rule)
     assert verbs
-    given = ["stop", "start", "restart", "kill", "set-property", "reset-failed"]
+    given = ["stop", "start", "kill", "set-property", "reset-failed"]
     assert re.findall(r'"([a-z-]+)"', verbs[1]) == given
     assert rule.count("polkit.Result.YES") == 1
     for condition in ('subject.user == "ollama-guard"', 'action.lookup("unit") == "ollama.service"'):

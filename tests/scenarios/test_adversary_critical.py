@@ -8,8 +8,10 @@ import pytest
 
 from ollama_guard.core import narrate
 from ollama_guard.core.decide import absorb, decide
+from ollama_guard.core.events import Event
 from ollama_guard.core.model import (
     CONTAINER,
+    Action,
     ActionKind,
     Decision,
     Level,
@@ -36,6 +38,37 @@ def test_a_runner_that_hangs_after_its_kill_does_not_keep_another_victim_from_dy
     assert ("other",) in killed
     assert killed.count(("stuck",)) <= 4
     assert world.oom_kills == 0
+
+
+def test_a_runner_that_outlives_sigkill_is_an_alert_once_however_often_it_is_shot_at() -> None:
+    """It keeps its memory for good, so a person has to know; each further shot is no news."""
+    world = World(other=1800 * MIB)
+    world.load("stuck", 2200 * MIB, busy=True).dies = False
+    told: list[Event] = []
+    for _ in range(3000):
+        before = world.state
+        world.settle()
+        snapshot = world.snapshot()
+        decision = world.tick()
+        told += narrate.events(before, world.state, decision, snapshot)
+        world.pass_time(0.1)
+    failed = [event for event in told if event.name == "action.failed"]
+    assert len(failed) > 2
+    (alert,) = (event for event in told if event.name == "runner.stuck")
+    assert alert.alerts
+    assert "stuck" in alert.message
+    assert alert.fields["pid"] == world.models[0].pid
+
+
+def test_another_process_with_the_pid_of_one_that_outlived_its_kill_is_told_anew() -> None:
+    kill = Action(7, ActionKind.KILL, Rung.KILL_RUNNER, 10.0, pid=101, start_ticks=5)
+    stays = Outcome(7, OutcomeKind.FAILED, 10.0, detail="still there 10.00 s after SIGKILL")
+    for change, count in (({}, 1), ({"start_ticks": 6}, 2), ({"kind": ActionKind.UNLOAD}, 1)):
+        state = absorb(Policy(), State(in_flight=(kill,)), stays)
+        again = replace(state, in_flight=(replace(kill, **change),))  # type: ignore[arg-type]  # names as above
+        assert len(absorb(Policy(), again, stays).stuck) == count
+    refused = replace(stays, detail="the signal was refused: EPERM")
+    assert absorb(Policy(), State(in_flight=(kill,)), refused).stuck == ()
 
 
 @pytest.mark.parametrize("limit", [None, 3 * GIB], ids=["host", "container"])

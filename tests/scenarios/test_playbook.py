@@ -9,19 +9,21 @@ from typing import Any
 
 import pytest
 
-from ollama_guard.core.model import ActionKind, Condition, Mode, Request, Rung
+from ollama_guard.core.model import Action, ActionKind, Condition, Mode, Preference, Request, Rung
 from ollama_guard.core.narrate import events
 from ollama_guard.core.policy import (
     GIB,
     MIB,
     Authority,
+    ModelRule,
     OllamaPolicy,
     PlaybookPolicy,
     Policy,
+    Protect,
     QuarantinePolicy,
 )
 from ollama_guard.core.recovery import Ending
-from ollama_guard.core.recoverystatus import caps
+from ollama_guard.core.recoverystatus import caps, playbook
 from ollama_guard.core.runners import census
 from ollama_guard.core.runtime import RuntimeKind, RuntimeState
 from ollama_guard.core.scene import Scene
@@ -669,6 +671,84 @@ def test_models_dont_load_keeps_one_model_until_memory_is_back() -> None:
     assert run.ending is Ending.DONE
 
 
+def narrowed(world: World) -> World:
+    """models_dont_load has just begun, and memory stays short for as long as it is looked at."""
+    world.requests = (Request(3, "playbook", "models_dont_load"),)
+    world.play(1)
+    assert world.state.durable.playbook is not None
+    return world
+
+
+def test_while_models_dont_load_larger_ones_are_aborted_and_never_condemned() -> None:
+    """Clients go on asking for it; afterwards it loads as before."""
+    world = narrowed(world_of())
+    for _ in range(5):
+        world.load("middle", 1 * GIB, loaded=False)
+        world.play(5)
+        assert world.model("middle") is None
+        assert world.model("tiny") is not None
+    kills = [d for d in world.decisions if any(a.kind is ActionKind.KILL for a in d.actions)]
+    assert len(kills) == 5
+    assert all(d.disruptive and "only the smallest model" in d.reason for d in kills)
+    assert world.state.durable.condemned == ()
+    assert world.state.durable.strikes == ()
+    assert world.state.durable.fruitless_kills == ()
+    world.play(120)
+    assert world.state.durable.playbook is None
+    world.load("middle", 1 * GIB, loaded=False)
+    world.play(10)
+    assert world.model("middle") is not None
+
+
+def test_while_models_dont_load_the_smallest_itself_and_smaller_ones_load() -> None:
+    """A model that can only embed answers nobody, so it is not what is kept to."""
+    world = narrowed(world_of())
+    for name, size in (("embed", 100 * MIB), ("tiny", 300 * MIB)):
+        world.load(name, size, loaded=False)
+        world.catalogue["embed"] = replace(world.catalogue["embed"], embeds=True)
+        world.play(5)
+        assert world.model(name) is not None
+        world.models = []
+
+
+def test_while_models_dont_load_a_larger_idle_one_goes_and_a_busy_one_ends_its_answer() -> None:
+    world = world_of()
+    world.load("idle", 500 * MIB)
+    busy = world.load("busy", 600 * MIB, busy=True)
+    world.play(5)
+    narrowed(world)
+    world.play(10)
+    assert {model.name for model in world.models} == {"busy"}, "one stays at most, and it is at work"
+    busy.busy = False
+    world.play(20)
+    assert world.models == []
+
+
+@pytest.mark.parametrize("rule", [ModelRule(Preference.OMIT), ModelRule(Preference.OMIT, Protect.ALWAYS)])
+def test_while_models_dont_load_what_is_never_to_be_touched_loads_all_the_same(rule: ModelRule) -> None:
+    world = narrowed(world_of(replace(OWNERS_WORD, models={"middle": rule})))
+    world.load("middle", 1 * GIB, loaded=False)
+    world.play(10)
+    assert world.model("middle") is not None
+
+
+def test_while_models_dont_load_one_that_was_loading_before_goes_on() -> None:
+    world = world_of()
+    world.load("middle", 1 * GIB, loaded=False)
+    world.play(0.2)
+    narrowed(world)
+    assert world.model("middle") is not None
+    assert not any(a.kind is ActionKind.KILL for d in world.decisions for a in d.actions)
+
+
+def test_a_guard_that_dies_meanwhile_goes_on_keeping_to_the_smallest() -> None:
+    world = narrowed(world_of())
+    world.restart()
+    world.load("middle", 1 * GIB, loaded=False)
+    world.play(5)
+    assert world.model("middle") is None
+
+
 def test_models_dont_load_goes_on_while_other_things_are_done() -> None:
     """A model that was condemned is hidden meanwhile, which is no step of the run."""
     world = world_of()
@@ -710,6 +790,80 @@ def test_the_hard_cap_is_written_once_it_has_settled_and_nothing_is_restarted_fo
     world.served.pid, world.served.started_at = world.served.pid + 1, world.now  # somebody restarts it
     world.play(5)
     assert capped(world) == (2, None), "what the file adds stands in no declaration of the environment"
+
+
+def stands(world: World) -> tuple[str, dict[str, str]]:
+    """The state of the playbook as the status tells it, and what it says of the cap that it does not know."""
+    scene, unknown = Scene(world.policy, world.state, world.snapshot(), ()), dict[str, str]()
+    caps(scene, unknown)
+    return playbook(scene, {})["state"], unknown
+
+
+def restarted(world: World) -> None:
+    """Somebody restarts Ollama."""
+    served = world.served
+    assert served is not None
+    served.pid, served.started_at = served.pid + 1, world.now
+    served.environment = dict(served.written)
+    world.play(5)
+
+
+def test_the_playbooks_bound_is_told_as_long_as_the_server_that_runs_has_it() -> None:
+    """Before the start it waits, after the release it stays until the next start, which is told too."""
+    world = world_of()
+    served = freeze(world)
+    world.play(120, until=lambda w: ActionKind.STOP in steps(w))
+    assert capped(world) == (None, 1)
+    world.play(120, until=lambda w: w.state.durable.playbook is None and bool(w.state.durable.runs))
+    assert served.environment["OLLAMA_MAX_LOADED_MODELS"] == "1"
+    assert capped(world) == (1, None)
+    assert stands(world)[0] == "constrained"
+    world.play(700, until=lambda w: w.state.durable.constrained is None)
+    assert served.written == {}
+    assert capped(world) == (1, None)
+    state, unknown = stands(world)
+    assert state == "lifted"
+    assert unknown["ollama.cap.pending"] == "from its next start on Ollama has its own bound again"
+    restarted(world)
+    assert capped(world) == (None, None)
+    state, unknown = stands(world)
+    assert state == "idle"
+    assert unknown["ollama.cap.pending"] == "nothing waits for a start of Ollama"
+
+
+def test_after_the_constraints_the_owners_own_bound_waits_for_the_next_start() -> None:
+    world = world_of()
+    served = freeze(world)
+    served.reading = replace(served.reading, environment={"OLLAMA_MAX_LOADED_MODELS": "3"})
+    world.play(700, until=lambda w: bool(w.state.durable.runs) and w.state.durable.constrained is None)
+    assert capped(world) == (1, 3)
+    restarted(world)
+    assert capped(world) == (3, None)
+
+
+def test_a_server_that_does_not_read_the_file_keeps_its_own_bound() -> None:
+    world = world_of()
+    served = freeze(world)
+    served.reading = replace(served.reading, constrainable=False)
+    world.play(200, until=lambda w: w.state.durable.playbook is None and bool(w.state.durable.runs))
+    assert world.state.durable.constrained is not None
+    assert capped(world) == (None, None)
+
+
+def test_a_cap_that_changes_leaves_the_old_one_in_force_until_the_next_start() -> None:
+    world = world_of()
+    served = world.served
+    assert served is not None
+    for cap in (2, 3, 4, 5, 6, 0):
+        lines = (("OLLAMA_MAX_LOADED_MODELS", str(cap)),) if cap else ()
+        action = Action(900 + cap, ActionKind.CONSTRAIN, Rung.CAP, world.now + 20, environment=lines)
+        world.state = replace(world.state, in_flight=(action,))
+        world.play(5)
+        if cap == 2:
+            restarted(world)
+        assert capped(world) == (2, cap if cap > 2 else None)
+    restarted(world)
+    assert capped(world) == (None, None)
 
 
 def test_no_hard_cap_is_written_where_all_models_fit() -> None:

@@ -136,3 +136,5 @@ def test_a_person_sees_how_ollama_is_run_its_caps_what_is_hidden_and_the_playboo
     text = status_text(document)
     assert "freeze done: Ollama serves again" in text
     assert "its constraints hold" in text
+    document["playbook"] |= {"name": None, "state": "lifted", "last": None}
+    assert "playbook   its constraints are lifted from Ollama's next start on" in status_text(document)

@@ -24,6 +24,7 @@ from ollama_guard.errors import ConfigError
 from ollama_guard.settings import compiler
 from ollama_guard.settings.compiler import canonical_json, compile_file, compile_text
 from ollama_guard.settings.deadline import within
+from ollama_guard.settings.ignored import hints
 
 BAD = [
     ("[polcy]\n", ["line 1", "unknown table polcy", "did you mean policy?"]),
@@ -194,6 +195,20 @@ def test_every_key_reaches_the_policy() -> None:
     assert (policy.condemned_seconds, policy.condemned_max_seconds, policy.kills_per_hour) == (60, 120, 3)
     assert policy.cap.soft_max == 2
     assert policy.models == {"a b/ü:1": ModelRule(Preference.OMIT, Protect.ALWAYS)}
+
+
+@pytest.mark.parametrize("value", ['"4GiB"', "2048000000", "[1, 2]"])
+def test_max_vram_is_accepted_ignored_and_said(value: str) -> None:
+    """Ollama has not read OLLAMA_MAX_VRAM since 0.2.8; who carries it over from elsewhere is told so."""
+    text = f"[playbook.freeze]\nquiet = '60s'\nmax_vram = {value}\n"
+    assert compile_text(text, "my.toml") == compile_text("[playbook.freeze]\nquiet = '60s'\n", "my.toml")
+    (hint,) = hints(text, "my.toml")
+    assert hint.startswith("my.toml, line 3: playbook.freeze.max_vram is ignored: ")
+    assert "OLLAMA_MAX_VRAM" in hint
+    assert hints("[playbook.freeze]\nquiet = '60s'\n", "my.toml") == []
+    assert hints("playbook = 3\n", "my.toml") == []
+    with pytest.raises(ConfigError, match=r"playbook\.freeze\.max_vrm"):
+        compile_text("[playbook.freeze]\nmax_vrm = 1\n", "my.toml")
 
 
 def test_a_users_name_becomes_its_number() -> None:

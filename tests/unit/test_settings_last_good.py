@@ -103,6 +103,15 @@ def test_the_program_prints_the_policy_and_keeps_it(tmp_path: Path) -> None:
     assert load_last_good(tmp_path) == Policy(cap=CapPolicy(3))
 
 
+def test_the_program_tells_what_it_ignores_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("[playbook.freeze]\nmax_vram = 1\n")
+    result = compiled("--config", str(path))
+    assert result.returncode == 0
+    assert from_plain(Policy, json.loads(result.stdout)) == Policy()
+    assert result.stderr.startswith(f"{path}, line 2: playbook.freeze.max_vram is ignored")
+
+
 def test_the_program_tells_every_problem_and_keeps_the_last_good(tmp_path: Path) -> None:
     keep_last_good(tmp_path, TEXT, compile_text(TEXT, "x"))
     path = tmp_path / "my.toml"

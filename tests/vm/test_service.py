@@ -117,7 +117,7 @@ def test_a_bad_file_without_a_good_one_is_78_and_not_started_again(vm: Vm) -> No
 @pytest.mark.parametrize(
     ("unit", "verb", "answer"),
     [
-        ("ollama.service", "restart", "allowed"),
+        ("ollama.service", "restart", "refused"),
         ("ollama.service", "stop", "allowed"),
         ("ollama.service", "start", "allowed"),
         ("ollama.service", "kill", "allowed"),

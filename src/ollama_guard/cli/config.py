@@ -43,15 +43,18 @@ def check_config(
     where = places(context, path or config, runtime_dir, state_dir)
 
     def check() -> str:
-        from ollama_guard.settings.compiler import DEFAULT_PATH, compile_file
+        from ollama_guard.settings.compiler import DEFAULT_PATH, compile_file, read_text
         from ollama_guard.settings.effective import effective_toml
+        from ollama_guard.settings.ignored import hints
 
         policy = compile_file(where.config)
         if show:
             return effective_toml(policy)
         if where.config is None and not DEFAULT_PATH.exists():
             return f"{DEFAULT_PATH}: there is no such file; the built-in defaults are in force\n"
-        return f"{where.config or DEFAULT_PATH}: good\n"
+        origin = where.config or DEFAULT_PATH
+        told = "".join(f"{hint}\n" for hint in hints(read_text(where.config), str(origin)))
+        return f"{told}{origin}: good\n"
 
     try:
         typer.echo(within(READ_SECONDS, check), nl=False)

@@ -91,7 +91,7 @@ def _policy(where: Places) -> tuple[str, list[str]]:
     except ConfigError as error:
         problems = error.problems
     else:
-        return policy_json, _kept(where)
+        return policy_json, [*_hints(where.config), *_kept(where)]
     try:
         kept = within(READ_SECONDS, lambda: _last_good(where.state_dir))
     except OSError as error:  # TimeoutError is one
@@ -111,6 +111,21 @@ def _compiled(path: Path | None) -> str:
     from ollama_guard.settings.compiler import canonical_json, compile_file
 
     return canonical_json(compile_file(path))
+
+
+def _hints(path: Path | None) -> list[str]:
+    """What the file says and nobody heeds."""
+
+    def read() -> str:
+        from ollama_guard.settings.compiler import DEFAULT_PATH, read_text
+        from ollama_guard.settings.ignored import hints
+
+        return "\n".join(hints(read_text(path), str(path or DEFAULT_PATH)))
+
+    try:
+        return within(READ_SECONDS, read).splitlines()
+    except (OSError, ConfigError, ValueError):  # it was just read and good; whatever it is now, it runs
+        return []
 
 
 def _kept(where: Places) -> list[str]:

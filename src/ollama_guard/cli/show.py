@@ -12,6 +12,11 @@ from ollama_guard.core.units import bytes_text, seconds_text
 LABEL_WIDTH = 11  # characters: the longest label and two spaces
 BLOB_WIDTH = 19  # characters: as much of a digest as people compare, as `ollama list` shows of an ID
 
+_STANDS = {
+    "constrained": "its constraints hold",
+    "lifted": "its constraints are lifted from Ollama's next start on; what runs now was started with them",
+}
+
 
 def status_text(document: Mapping[str, Any]) -> str:
     """The whole document, one fact per line; what is not known says why.
@@ -121,15 +126,15 @@ def _hidden(entry: Mapping[str, Any]) -> str:
 
 
 def _playbook(playbook: Mapping[str, Any]) -> list[str]:
-    """The run that goes on, else how the last one ended; [] where none ever ran."""
-    if not playbook or playbook["name"] is None:
+    """The run that goes on, else how the last one ended and what is left of it; [] where none ever ran."""
+    if not playbook:
         return []
     if playbook["step"] is not None:
         return [f"{playbook['name']} is running: {playbook['step'].replace('_', ' ')}"]
     last = playbook["last"]
     ended = f"{clock_text(last['ended_at'])} {last['name']} {last['outcome']}: {last['text']}" if last else ""
-    constrained = ["its constraints hold"] if playbook["state"] == "constrained" else []
-    return [*([ended] if ended else []), *constrained]
+    stands = [_STANDS[playbook["state"]]] if playbook["state"] in _STANDS else []
+    return [*([ended] if ended else []), *stands]
 
 
 def _condition(held: Mapping[str, Any]) -> str:

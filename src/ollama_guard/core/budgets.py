@@ -6,7 +6,7 @@ against rescue.
 
 from __future__ import annotations
 
-from ollama_guard.core.model import HOST, Action, ActionKind, DomainReading, Level, Outcome, OutcomeKind
+from ollama_guard.core.model import HOST, Action, ActionKind, DomainReading, Level, Outcome, OutcomeKind, Rung
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.units import count_text, seconds_text
 
@@ -43,7 +43,8 @@ def _recent(scene: Scene) -> list[float]:
 def after(durable_kills: tuple[float, ...], action: Action, outcome: Outcome) -> tuple[float, ...]:
     """The times of fruitless kills, brought up to this outcome."""
     kept = tuple(at for at in durable_kills if outcome.at - at < HOUR_SECONDS)
-    fruitless = action.kind is ActionKind.KILL and (
+    of_a_load = action.rung is Rung.CAP  # there it is not memory that is wanted
+    fruitless = (action.kind is ActionKind.KILL and not of_a_load) and (
         outcome.kind is OutcomeKind.FAILED or (outcome.kind is OutcomeKind.DONE and outcome.freed_bytes <= 0)
     )
     return (*kept, outcome.at)[-KILLS_KEPT:] if fruitless else kept

@@ -13,8 +13,10 @@ from ollama_guard.core import (
     ghosts,
     ladder,
     narrate,
+    narrow,
     playbook,
     recover,
+    reopen,
     requests,
     revive,
     sane,
@@ -70,7 +72,7 @@ def decide(policy: Policy, state: State, snapshot: Snapshot) -> tuple[State, Dec
         reason=one_line(f"{'would have: ' if would else ''}{draft.reason}"),
         actions=actions,
         would=would,
-        disruptive=draft.rung in DISRUPTIVE,
+        disruptive=draft.rung in DISRUPTIVE or draft.kind is ActionKind.KILL,
         domain=draft.domain,
         replies=(*replies, *by_hand.replies),
         gave_up=draft.gave_up,
@@ -112,6 +114,12 @@ def _tidy(scene: Scene) -> ladder.Draft | None:
         return ladder.Draft(
             Rung.NONE, f"{ghost.name} is listed by Ollama but its runner is gone: clear it", ghost=ghost
         )
+    larger = narrow.idle(scene)
+    if larger:
+        listed = ", ".join(runner.title for runner in larger)
+        reason = f"until memory is back only the smallest model stays loaded: unload idle {listed}"
+        domain = larger[0].reading.domains[0]
+        return ladder.Draft(Rung.CAP, reason, ActionKind.UNLOAD, tuple(larger), domain)
     over = cap.victims(scene)
     if not over:
         return None
@@ -215,6 +223,7 @@ def _durable(durable: Durable, done: tuple[Action, ...], now: float) -> Durable:
     for action in done:
         if action.rung is Rung.PLAYBOOK and action.request_id is None:
             durable = revive.posted(playbook.posted(durable, action), action, now)
+            durable = reopen.posted(durable, action)
     return replace(durable, next_action_id=durable.next_action_id + len(done))
 
 

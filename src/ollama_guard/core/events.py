@@ -24,14 +24,17 @@ EVENT_NAMES = frozenset(
         "playbook.started", "playbook.step", "playbook.finished",
         "ollama.lost", "ollama.found", "hands.restarted", "config.reloaded", "config.rejected",
         "pause.started", "pause.ended", "request.answered",
-        "runtime.found", "runtime.failed", "runtime.told", "runner.lost", "model.returned",
+        "runtime.found", "runtime.failed", "runtime.told", "runner.lost", "runner.stuck", "model.returned",
         "alert.sent", "alert.failed", "memory.reclaimed",
     }
 )  # fmt: skip
 
 ALERTED = frozenset(
-    {"playbook.started", "playbook.finished", "blob.condemned", "model.quarantined", "model.restored"}
-)
+    {
+        "playbook.started", "playbook.finished", "blob.condemned", "model.quarantined", "model.restored",
+        "runner.stuck",
+    }
+)  # fmt: skip
 """What a person should know of at once: these go to the owner's webhook as well (`[notify]`)."""
 
 

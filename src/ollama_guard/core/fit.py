@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import cap, condemned, conditions, loads, sane
+from ollama_guard.core import cap, condemned, conditions, loads, narrow, sane
 from ollama_guard.core.footprint import Footprint
 from ollama_guard.core.model import (
     Activity,
@@ -61,6 +61,10 @@ def judge(scene: Scene, entry: CatalogueEntry) -> Fit:
     if record is not None and scene.policy.rule_of(entry.names).preference is not Preference.OMIT:
         left = seconds_text(record.until_at - scene.now)
         return _with_need(Fit(fits=False, reason=f"it is condemned: killed at birth for {left} more"), born)
+    kept = narrow.forbids(scene, entry.blob, entry.size_bytes)
+    if kept is not None and scene.policy.rule_of(entry.names).preference is not Preference.OMIT:
+        reason = f"models_dont_load is running: until memory is back only {kept.names[0]} is loaded"
+        return _with_need(Fit(fits=False, reason=reason), born)
     if born.foreseen_bytes is None:
         return Fit(None, "its size is not known")
     loading = ours if ours is not None and ours.activity is Activity.LOADING else born

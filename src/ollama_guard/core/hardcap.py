@@ -7,26 +7,21 @@ restarts Ollama, or the playbook does, it is *pending*.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from ollama_guard.core import sane
+from ollama_guard.core import lines, sane
 from ollama_guard.core.model import CONTAINER, HOST, Action, ActionKind, Level, Outcome, OutcomeKind, Rung
 from ollama_guard.core.recovery import HardCapState
-from ollama_guard.core.runtime import RuntimeReading
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import Durable
 from ollama_guard.core.targets import runtime_here
 
-KEY = "OLLAMA_MAX_LOADED_MODELS"
 # Judged this often, written when it has called for the same for so long, tried again after a failure
 # (seconds): it takes effect at the next start only, so nothing is gained by being quick.
 JUDGE_SECONDS = 60.0
 SETTLE_SECONDS = 600.0
 AGAIN_SECONDS = 600.0
 DEADLINE_SECONDS = 20.0
-# Digits of a number of models that can be meant.
-LONGEST_DIGITS = 6
 # A model was used lately within this time (seconds): a day has its mornings and evenings.
 LATELY_SECONDS = 86400.0
 
@@ -87,31 +82,15 @@ def _room_bytes(scene: Scene) -> int | None:
 
 def in_force(scene: Scene) -> int | None:
     """The bound that Ollama runs under now; None = its own, or not known."""
-    written = scene.state.durable.hard_cap
-    return written if written and pending(scene) is None else _declared(runtime_here(scene))
-
-
-def _declared(runtime: RuntimeReading | None) -> int | None:
-    """The owner's own bound; what the environment file adds at a start stands in no declaration."""
-    return bound_of(runtime.environment) if runtime is not None else None
-
-
-def bound_of(lines: Mapping[str, str]) -> int | None:
-    """The bound that lines of an environment set, None where they set none."""
-    text = lines.get(KEY, "")
-    return int(text) or None if text.isascii() and text.isdigit() and len(text) <= LONGEST_DIGITS else None
+    return lines.read_by_server(scene).bound or lines.declared(runtime_here(scene))
 
 
 def pending(scene: Scene) -> int | None:
-    """The bound that was written and waits for a start, None if there is none.
-
-    Ollama reads it when it starts, and what a process has read can't be seen without its owner's rights: so
-    it waits until the server is one that began after it was written.
-    """
-    durable, runtime = scene.state.durable, runtime_here(scene)
-    begun_at = runtime.started_at if runtime is not None else None
-    read = begun_at is not None and durable.hard_cap_at is not None and begun_at > durable.hard_cap_at
-    return durable.hard_cap if durable.hard_cap and not read else None
+    """The bound that waits for a start of Ollama, None if there is none."""
+    if not lines.waits(scene):
+        return None
+    bound = lines.written(scene.state.durable).bound or lines.declared(runtime_here(scene))
+    return bound if bound != in_force(scene) else None
 
 
 def to_write(scene: Scene) -> Action | None:
@@ -128,22 +107,21 @@ def to_write(scene: Scene) -> Action | None:
     runtime = runtime_here(scene)
     if runtime is None or not runtime.constrainable or _waits(scene):
         return None
-    owners = _declared(runtime) if not durable.hard_cap else None
+    owners = lines.declared(runtime) if not durable.hard_cap else None
     if owners is not None and (not state.wanted or owners <= state.wanted):
         return None  # the owner's own line bounds it as much already
-    lines = ((KEY, str(state.wanted)),) if state.wanted else ()
     if state.wanted:
         many = "model fits" if state.wanted == 1 else "of the models used lately fit"
-        what = f"write {KEY}={state.wanted}: {state.wanted} {many} together"
+        what = f"write {lines.KEY}={state.wanted}: {state.wanted} {many} together"
     else:
-        what = f"take {KEY} back: all models used lately fit together"
+        what = f"take {lines.KEY} back: all models used lately fit together"
     return Action(
         id=0,
         kind=ActionKind.CONSTRAIN,
         rung=Rung.CAP,
         deadline_at=scene.now + DEADLINE_SECONDS,
         runtime=runtime.name,
-        environment=lines,
+        environment=((lines.KEY, str(state.wanted)),) if state.wanted else (),
         needs_bytes=0,
         reason=f"{what}; it takes effect when Ollama starts the next time, nothing is restarted for it",
     )
@@ -162,4 +140,4 @@ def after(durable: Durable, action: Action, outcome: Outcome) -> Durable:
         return durable
     if outcome.kind is not OutcomeKind.DONE:
         return durable
-    return replace(durable, hard_cap=bound_of(dict(action.environment)) or 0, hard_cap_at=outcome.at)
+    return replace(durable, hard_cap=lines.bound_of(dict(action.environment)) or 0)

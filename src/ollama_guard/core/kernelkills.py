@@ -34,7 +34,7 @@ PAIRED_SECONDS = 5.0
 # Times of OOM kills that are remembered.
 KEPT = 16
 # Actions that end every runner of a server, and those that end whatever runs a blob.
-ENDS_ALL = (ActionKind.STOP, ActionKind.KILL_SERVER)
+ENDS_ALL = (ActionKind.STOP, ActionKind.KILL_SERVER, ActionKind.RESTART)
 ENDS_BLOB = (ActionKind.UNLOAD, ActionKind.PURGE_GHOST)
 
 

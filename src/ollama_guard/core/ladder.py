@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ollama_guard.core import budgets, condemned, loads, orphans, reclaim, victims
+from ollama_guard.core import budgets, condemned, loads, narrow, orphans, reclaim, victims
 from ollama_guard.core.model import (
     HOST,
     Action,
@@ -63,6 +63,11 @@ def choose(scene: Scene) -> Draft:
         reason = f"{gone}: kill it, it holds {bytes_text(orphan.memory_bytes)}"
         return Draft(Rung.KILL_RUNNER, reason, ActionKind.KILL, (orphan,), (*orphan.reading.domains, HOST)[0])
     verdict = loads.judge(scene)
+    larger = narrow.at_birth(scene)
+    if larger and (verdict is None or verdict.rung is not Rung.ABORT_LOAD):
+        names = ", ".join(runner.title for runner in larger)
+        reason = f"until memory is back only the smallest model is loaded: abort the load of {names}"
+        return Draft(Rung.CAP, reason, ActionKind.KILL, tuple(larger), "host")
     if verdict is not None:
         return Draft(verdict.rung, verdict.reason, verdict.kind, verdict.targets, verdict.domain)
     held: Draft | None = None

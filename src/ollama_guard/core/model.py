@@ -98,6 +98,7 @@ class ActionKind(StrEnum):
     VERIFY = "verify"
     RESTORE = "restore"
     RELEASE = "release"
+    RESTART = "restart"
 
 
 class OutcomeKind(StrEnum):
@@ -214,6 +215,7 @@ class LoadedModel:
 class CatalogueEntry:
     """One installed local model blob and every name that it goes by.
 
+    ``embeds``: it can do nothing else, so it answers nobody.
     ``kv_bytes_per_token`` is what each further token adds for sure, as f16 (facts 3.4); None if unknown.
     """
 
@@ -223,6 +225,7 @@ class CatalogueEntry:
     kv_bytes_per_token: int | None = None
     training_context: int | None = None
     models_dir: str = ""
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ollama_guard.core import sane
 from ollama_guard.core.events import Event, Priority, Value
 from ollama_guard.core.model import Action, ActionKind, Decision, Level, Outcome, OutcomeKind, Rung, Snapshot
-from ollama_guard.core.recoveryevents import killed_by_kernel, playbook, step_done
+from ollama_guard.core.recoveryevents import killed_by_kernel, outlived, playbook, step_done
 from ollama_guard.core.state import State
 from ollama_guard.core.units import bytes_text, seconds_text
 
@@ -36,6 +36,7 @@ def events(before: State, after: State, decision: Decision, snapshot: Snapshot) 
             for action, outcome in after.finished
             if (action, outcome) not in before.finished
         ),
+        *outlived(before, after),
         *_convictions(before, after),
         *playbook(before, after),
         *_decision(before, decision),
@@ -243,7 +244,7 @@ def _finished(action: Action, outcome: Outcome) -> Event:
                 "model.unloaded", f"{title} was a ghost: its entry is cleared", Priority.NOTICE, fields
             )
         case ActionKind.KILL:
-            if action.rung is Rung.ABORT_LOAD:
+            if action.rung in (Rung.ABORT_LOAD, Rung.CAP):
                 text = f"the load of {title} was aborted, {freed} came back"
                 return Event(
                     "load.aborted",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ollama_guard.core import budgets, condemned, hardcap, hiding, playbook, reopen, revive, sane
+from ollama_guard.core import budgets, condemned, hardcap, hiding, lines, playbook, reopen, revive, sane
 from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Rung
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.scene import expected_seconds
@@ -19,6 +19,10 @@ FORGOTTEN_SECONDS = 5.0
 # Weight of the newest measured relief time against the past ones, and the bounds of the result.
 RATE_WEIGHT = 0.3
 RATE_BOUNDS = (0.2, 10.0)
+# How the outcome of a kill begins whose process outlived its signal: the sentinel's word.
+STILL_THERE = "still there"
+# Processes that did, remembered so that each is told of once.
+STUCK_KEPT = 32
 # Endings remembered: for the status, and to spare who was shot at in vain.
 FINISHED_KEPT = 32
 
@@ -34,7 +38,7 @@ def absorb(policy: Policy, state: State, outcome: Outcome) -> State:
     durable = reopen.after(
         hardcap.after(playbook.after(durable, action, outcome, policy), action, outcome), action, outcome
     )
-    durable = revive.after(durable, action, outcome)
+    durable = revive.after(lines.after(durable, action, outcome), action, outcome)
     durable = replace(durable, spared=hiding.spared_after(durable.spared, action, outcome))
     unhonoured = dict(state.unhonoured)
     if action.kind is ActionKind.UNLOAD and action.blob and outcome.kind is not OutcomeKind.DONE:
@@ -47,7 +51,19 @@ def absorb(policy: Policy, state: State, outcome: Outcome) -> State:
         finished=(*state.finished, (action, outcome))[-FINISHED_KEPT:],
         unhonoured=unhonoured,
         rates=_learn(policy, state, action, outcome),
+        stuck=_stuck(state.stuck, action, outcome),
     )
+
+
+def _stuck(
+    known: tuple[tuple[int, int], ...], action: Action, outcome: Outcome
+) -> tuple[tuple[int, int], ...]:
+    """The processes that SIGKILL did not end, the newest last."""
+    kills = action.kind in (ActionKind.KILL, ActionKind.KILL_SERVER)
+    stays = outcome.kind is OutcomeKind.FAILED and outcome.detail.startswith(STILL_THERE)
+    if action.key is None or action.key in known or not (kills and stays):
+        return known
+    return (*known, action.key)[-STUCK_KEPT:]
 
 
 def _learn(policy: Policy, state: State, action: Action, outcome: Outcome) -> Rates:

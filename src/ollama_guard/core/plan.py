@@ -18,7 +18,7 @@ from ollama_guard.core.units import seconds_text
 
 ABOUT = {
     Playbook.FREEZE: "Ollama is frozen: constrain, stop, hide what can't fit, start, verify, reopen",
-    Playbook.MODELS_DONT_LOAD: "models don't load: keep one at most until memory is back",
+    Playbook.MODELS_DONT_LOAD: "models don't load: keep to the smallest until memory is back",
 }
 
 
@@ -85,16 +85,24 @@ def _steps(scene: Scene, name: Playbook) -> list[dict[str, Any]]:
     if not position.runtime:
         position = replace(position, runtime="Ollama")
     hidden = [replace(position, step=Step.QUARANTINE, targets=(target,)) for target in position.targets]
+    offline = steps.hides_offline(scene)
+    before = "" if scene.snapshot.store.read_at else "where its manifests lie is not known yet"
+    note = before if offline else before or "it gets no memory from the stop on, whoever asks for it"
+    hiding = [_step(scene, at, note or None) for at in hidden]
     told = [
         _step(scene, replace(position, step=Step.CONSTRAIN), None),
         _step(scene, replace(position, step=Step.STOP), None),
         _step(scene, replace(position, step=Step.KILL_SERVER), "only if it does not stop"),
-        *(_step(scene, at, None) for at in hidden),
+        *(hiding if offline else ()),
         _step(scene, replace(position, step=Step.START), None),
+        *(() if offline else hiding),
         _step(scene, replace(position, step=Step.VERIFY), None),
     ]
     quiet = seconds_text(reopen.quiet_seconds(scene))
-    what = f"lift the constraints once all has been quiet for {quiet}; what is hidden "
+    what = (
+        f"lift the constraints once all has been quiet for {quiet}; after as long again, with nothing loaded "
+    )
+    what += f"for {seconds_text(reopen.IDLE_SECONDS)}, restart {position.runtime}; what is hidden "
     what += "comes back when it fits again" if scene.policy.quarantine.restore else "stays hidden"
     return [*told, {"step": "reopen", "what": what, "deadline_seconds": None, "note": None}]
 

@@ -11,9 +11,10 @@ a guard that dies at any point finds the step written down, repeats it (each is 
 as one more try. What releases the constraints again after quiet is `reopen`; what starts an Ollama that is
 down though its run is over, `revive`.
 
-``models_dont_load`` has no step on the server: the soft cap is one, so that what is idle goes and memory
-is left to one model, until it has been well for a transition. It stops, hides and condemns nothing, and
-begins by hand only, since `loads` makes room for each load by itself.
+``models_dont_load`` has no step on the server: the soft cap is one, and larger models than the smallest are
+neither kept nor loaded (`narrow`), so that memory is left to that one until it has been well for a
+transition. It stops, hides and condemns nothing, and begins by hand only, since `loads` makes room for each
+load by itself.
 """
 
 from __future__ import annotations

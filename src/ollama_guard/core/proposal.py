@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ollama_guard.core.advice import Advice
 from ollama_guard.core.machine import Machine
 from ollama_guard.core.model import Level
-from ollama_guard.core.policy import Authority, Policy
+from ollama_guard.core.policy import MIB, Authority, Policy, Thresholds
 from ollama_guard.core.sizing import Fits, Tier
 from ollama_guard.core.units import bytes_text
 
@@ -36,8 +36,8 @@ def proposed_toml(
             " `man ollama-guard.toml` explains it."
         ),
         _ollama(machine, policy, ollama),
-        _thresholds(machine, policy, advice),
-        _cap(policy, advice),
+        _thresholds(machine, policy, advice, tables),
+        _cap(policy, advice, tables),
         *([_models(policy, advice)] if advice.tiers else []),
         *(
             [*_comment("From the file that was here before."), f"[{name}]", *lines]
@@ -72,30 +72,48 @@ def _ollama(machine: Machine, policy: Policy, kept: list[str]) -> list[str]:
     return [*lines, *kept]
 
 
-def _thresholds(machine: Machine, policy: Policy, advice: Advice) -> list[str]:
-    """Why there are no lines of them: the defaults come to sensible sizes on every machine."""
-    sizes = ", ".join(
-        f"{level.word} below {bytes_text(policy.host.bytes_of(level, machine.total_bytes))}"
-        for level in (Level.SOFT, Level.HARD, Level.CRITICAL)
-    )
-    text = f"The thresholds suit as they are. Of the machine's {bytes_text(machine.total_bytes)}: {sizes}"
+def _thresholds(machine: Machine, policy: Policy, advice: Advice, taken: Collection[str]) -> list[str]:
+    """The sizes that the thresholds come to here, and why they are only offered: they suit every machine."""
+    sizes = _sizes(policy.host, machine.total_bytes)
+    told = ", ".join(f"{level.word} below {bytes_text(size)}" for level, size in sizes.items())
+    text = f"The thresholds suit as they are. Of the machine's {bytes_text(machine.total_bytes)}: {told}"
+    offered = _offered("thresholds.host", sizes, taken)
     if advice.capacity_bytes < machine.total_bytes:
-        inside = ", ".join(
-            bytes_text(policy.container.bytes_of(level, advice.capacity_bytes))
-            for level in (Level.SOFT, Level.HARD, Level.CRITICAL)
-        )
-        text += f"; within Ollama's limit of {bytes_text(advice.capacity_bytes)} {inside}"
-    return _comment(f"{text}. That leaves {bytes_text(advice.room_bytes)} for models.")
+        inside = _sizes(policy.container, advice.capacity_bytes)
+        listed = ", ".join(bytes_text(size) for size in inside.values())
+        text += f"; within Ollama's limit of {bytes_text(advice.capacity_bytes)} {listed}"
+        offered += _offered("thresholds.container", inside, taken)
+    text += f". That leaves {bytes_text(advice.room_bytes)} for models."
+    more = ' The same as lines, for you to change without the #; a share such as "20%" goes too.'
+    return [*_comment(text + more if offered else text), *offered]
 
 
-def _cap(policy: Policy, advice: Advice) -> list[str]:
+def _sizes(thresholds: Thresholds, capacity_bytes: int) -> dict[Level, int]:
+    levels = (Level.SOFT, Level.HARD, Level.CRITICAL)
+    return {level: thresholds.bytes_of(level, capacity_bytes) for level in levels}
+
+
+def _offered(table: str, sizes: Mapping[Level, int], taken: Collection[str]) -> list[str]:
+    """A table of thresholds behind marks; nothing where its owner wrote one."""
+    if table in taken:
+        return []
+    lines = [f'#{level.word} = "{round(size / MIB)}MiB"' for level, size in sizes.items()]
+    return [f"#[{table}]", *lines]
+
+
+def _cap(policy: Policy, advice: Advice, taken: Collection[str]) -> list[str]:
     if policy.cap.soft_max is not None or not advice.tiers:
         return _comment("How many models stay loaded: [cap] soft_max, without which it is as many as fit.")
     whole = sum(tier.needs_bytes for tier in advice.tiers if tier.fits is not Fits.NEVER)
-    return _comment(
+    text = (
         "No [cap] soft_max: as many models stay loaded as fit. All of yours that can fit would take"
         f" {bytes_text(whole)} together."
     )
+    together = sum(1 for tier in advice.tiers if tier.fits is Fits.TOGETHER)
+    if not together or "cap" in taken:
+        return _comment(text)
+    many = "the smallest fits" if together == 1 else f"the {together} smallest fit together"
+    return [*_comment(f"{text} A bound, if you want one: {many}."), "#[cap]", f"#soft_max = {together}"]
 
 
 def _models(policy: Policy, advice: Advice) -> list[str]:

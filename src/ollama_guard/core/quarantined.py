@@ -41,7 +41,7 @@ class StoreReading:
     """Ollama's model store as hands see it: ``path`` on this host ("" = not found), and what is hidden in it.
 
     ``writable`` is whether manifests can be renamed here, so that hiding works while the server is down.
-    ``busy`` is a sentence while a pull or create runs, else "".
+    ``busy`` is a sentence while a pull or create runs, else "", which is known only where it is ``readable``.
     """
 
     path: str = ""
@@ -50,3 +50,4 @@ class StoreReading:
     busy: str = ""
     read_at: float = 0.0
     error: str = ""
+    readable: bool = False

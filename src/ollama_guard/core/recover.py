@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import hardcap, hiding, playbook, reopen, revive, runs
+from ollama_guard.core import hardcap, hiding, lines, playbook, reopen, revive, runs
 from ollama_guard.core.ladder import Draft
 from ollama_guard.core.model import Action, Condition, Mode, Rung
 from ollama_guard.core.recovery import Ending, Playbook, Position
@@ -20,7 +20,7 @@ from ollama_guard.core.units import count_text
 
 # What needs the owner's word is announced again after this long (seconds), a freeze with each new one.
 ANNOUNCE_AGAIN_SECONDS = 6 * 3600.0
-FREEZE, SPARED, HARD_CAP = "freeze", "spared", "hard_cap"
+FREEZE, SPARED, HARD_CAP, RESTART = "freeze", "spared", "hard_cap", "restart"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ def plan(scene: Scene, mode: Mode, *, blind: bool, busy: bool) -> Plan:
     durable = revive.reviewed(scene)
     scene = scene.remembering(durable)
     durable = reopen.adopted(scene)
+    scene = scene.remembering(durable)
+    durable = lines.reviewed(scene)
     scene = scene.remembering(durable)
     if durable.playbook is not None:
         turn = playbook.proceed(scene, word=_may_go_on(scene, durable.playbook, mode), blind=blind)
@@ -105,9 +107,11 @@ def _small(scene: Scene, mode: Mode) -> Draft | None:
     write = hardcap.to_write(scene)
     if write is not None:
         return _allowed(scene, write, HARD_CAP, word=word)
-    action = (reopen.to_release(scene) if mode is Mode.ENFORCE else None) or (
-        hiding.to_restore(scene) if word else None
-    )
+    lift = reopen.to_release(scene) if mode is Mode.ENFORCE else None
+    restart = reopen.to_restart(scene)
+    if lift is None and restart is not None:
+        return _allowed(scene, restart, RESTART, word=word)
+    action = lift or (hiding.to_restore(scene) if word else None)
     return None if action is None else Draft(action.rung, action.reason, action.kind, prepared=(action,))
 
 
@@ -142,8 +146,11 @@ def still_told(state: State, now: float) -> dict[str, float]:
     }
 
 
-def stands(durable: Durable) -> str:
-    """The state of the recovery in a word, for people: idle, running, constrained."""
+def stands(scene: Scene) -> str:
+    """The state of the recovery in a word: idle, running, constrained, lifted (from the next start on)."""
+    durable = scene.state.durable
     if durable.playbook is not None:
         return Ending.RUNNING.value
-    return "constrained" if durable.constrained is not None else "idle"
+    if durable.constrained is not None:
+        return "constrained"
+    return "lifted" if lines.is_lifted(scene) else "idle"

@@ -103,6 +103,18 @@ class Constrained:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """What was written into Ollama's environment file at ``at``: nothing, a cap, or the playbook's lines.
+
+    ``bound`` is how many models it lets be loaded together (0 = no line says so).
+    """
+
+    at: float
+    bound: int = 0
+    constrains: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """A runtime that the guard asked to stop, or killed, until Ollama's API has answered since then.
 

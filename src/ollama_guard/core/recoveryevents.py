@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ollama_guard.core import hardcap
+from ollama_guard.core import lines
 from ollama_guard.core.events import Event, Priority, Value
 from ollama_guard.core.model import Action, ActionKind, Outcome, Rung
+from ollama_guard.core.outcomes import STILL_THERE
 from ollama_guard.core.recovery import Ending, Run
 from ollama_guard.core.state import State
 from ollama_guard.core.units import bytes_text
@@ -22,6 +23,27 @@ def killed_by_kernel(after: State) -> list[Event]:
         )
         for death in after.symptoms.killed
     ]
+
+
+def outlived(before: State, after: State) -> list[Event]:
+    """One event for each process that a SIGKILL did not end, however often it is shot at."""
+    new = [key for key in after.stuck if key not in before.stuck]
+    shots = {a.key: (a, o) for a, o in after.finished if o.detail.startswith(STILL_THERE)}
+    return [_outlived(*shots[key]) for key in new if key in shots]
+
+
+def _outlived(action: Action, outcome: Outcome) -> Event:
+    name = " = ".join(action.names) or (action.blob or "")[:19] or action.runtime
+    whose = "server" if action.kind is ActionKind.KILL_SERVER else "runner"
+    of = f" of {name}" if name else ""
+    text = f"the {whose}{of}, pid {action.pid}, outlives SIGKILL and keeps its memory: {outcome.detail}"
+    fields: dict[str, Value] = {
+        "pid": action.pid,
+        "blob": action.blob,
+        "names": ", ".join(action.names) or None,
+        "runtime": action.runtime or None,
+    }
+    return Event("runner.stuck", text, Priority.ERROR, fields)
 
 
 def playbook(before: State, after: State) -> list[Event]:
@@ -71,7 +93,7 @@ def step_done(action: Action, outcome: Outcome, title: str) -> Event:
     }
     said = f": {outcome.detail}" if outcome.detail else ""
     if action.rung is Rung.CAP:
-        hard = dict(action.environment).get(hardcap.KEY)
+        hard = dict(action.environment).get(lines.KEY)
         bound = f"at most {hard} loaded" if hard else "no bound of ours"
         text = f"{title} starts the next time with {bound}{said}"
         return Event("cap.changed", text, Priority.NOTICE, {"hard": int(hard) if hard else None})

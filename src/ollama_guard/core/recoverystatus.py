@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ollama_guard.core import hardcap, recover
+from ollama_guard.core import hardcap, lines, recover
 from ollama_guard.core.model import Snapshot
 from ollama_guard.core.runs import HOUR_SECONDS
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.targets import runtime_here
 
 NOT_TOLD = "hands have not told of it yet"
+OWN_AGAIN = "from its next start on Ollama has its own bound again"
 
 
 def runtime(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:
@@ -30,7 +31,8 @@ def caps(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:
     if hard is None:
         unknown["ollama.cap.hard"] = NOT_TOLD if found is None else "no line: Ollama's own bound"
     if waiting is None:
-        unknown["ollama.cap.pending"] = "nothing waits for a start of Ollama"
+        own = lines.waits(scene) and hard is not None
+        unknown["ollama.cap.pending"] = OWN_AGAIN if own else "nothing waits for a start of Ollama"
     return {"hard": hard, "pending": waiting}
 
 
@@ -77,7 +79,7 @@ def playbook(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:
         unknown["playbook.last"] = "none has ended since the boot"
     return {
         "name": name,
-        "state": recover.stands(durable),
+        "state": recover.stands(scene),
         "step": step,
         "runs_last_hour": sum(1 for run in durable.runs if snapshot.now - run.started_at < HOUR_SECONDS),
         "last": None

@@ -26,6 +26,9 @@ LONGEST_PAUSE_SECONDS = 300.0
 # one that went away, since compose takes a container away to make it anew.
 UNKNOWN_SECONDS = 600.0
 _STOPS = (ActionKind.STOP, ActionKind.KILL_SERVER)
+_UNDER_WAY = (*_STOPS, ActionKind.START, ActionKind.RESTART)
+# How the outcome of a restart begins that has stopped nothing.
+_UNTOUCHED = ("refused:", "denied:")
 
 
 def in_run(durable: Durable) -> bool:
@@ -69,7 +72,7 @@ def to_start(scene: Scene) -> Action | None:
     stopped = durable.stopped
     if stopped is None or in_run(durable) or not scene.snapshot.hands_alive:
         return None
-    under_way = any(a.kind in (*_STOPS, ActionKind.START) for a in scene.state.in_flight)
+    under_way = any(a.kind in _UNDER_WAY for a in scene.state.in_flight)
     if under_way or scene.now < stopped.not_before_at or not _is_down(scene, stopped):
         return None
     return Action(
@@ -97,6 +100,8 @@ def posted(durable: Durable, action: Action, now: float) -> Durable:
     """The durable state when this action is about to be posted."""
     if action.kind in _STOPS:
         return replace(durable, stopped=Stopped(action.runtime, now))
+    if action.kind is ActionKind.RESTART:  # it may still answer before it is stopped: that is no end
+        return replace(durable, stopped=Stopped(action.runtime, action.deadline_at))
     stopped = durable.stopped
     if action.kind is not ActionKind.START or stopped is None or in_run(durable):
         return durable
@@ -108,10 +113,14 @@ def posted(durable: Durable, action: Action, now: float) -> Durable:
 def after(durable: Durable, action: Action, outcome: Outcome) -> Durable:
     """The durable state after an action ended: an answer counts only from a start on."""
     stopped = durable.stopped
-    if stopped is None or action.runtime != stopped.runtime or outcome.kind is not OutcomeKind.DONE:
+    if stopped is None or action.runtime != stopped.runtime:
         return durable
+    if outcome.kind is not OutcomeKind.DONE:
+        untouched = outcome.kind is OutcomeKind.SKIPPED or outcome.detail.startswith(_UNTOUCHED)
+        none = action.kind is ActionKind.RESTART and untouched
+        return replace(durable, stopped=None) if none else durable
     match action.kind:
-        case ActionKind.START:
+        case ActionKind.START | ActionKind.RESTART:
             return replace(durable, stopped=replace(stopped, since_at=outcome.at))
         case ActionKind.VERIFY:
             return replace(durable, stopped=None)

@@ -41,7 +41,7 @@ class RuntimeReading:
 
     ``name`` is the unit's (``ollama.service``) or the container's, ``id`` the container's full id,
     ``server_pid`` its main process in the host's numbers (the unit's MainPID, the container's State.Pid).
-    ``verbs`` are those of ``stop start restart limit`` that may be used on it here; ``cannot`` says in one
+    ``verbs`` are those of ``stop start limit`` that may be used on it here; ``cannot`` says in one
     sentence why one is missing, ``hint`` what the owner could change to get it. ``constrainable`` is whether
     it reads the environment file at its start. With ``auto_remove`` or ``shared_by`` (others live in its
     namespaces, or systemd would stop them with it) it is never stopped. ``authority`` is whether it carries

@@ -68,6 +68,7 @@ def _diagnosed(scene: Scene, before: State, *, stalled: bool) -> Scene:
         state,
         durable=replace(durable, condemned=condemned.review(scene)),
         calm_since_at=reopen.calm_since(scene),
+        idle_since_at=reopen.idle_since(scene),
         hard_cap=hardcap.judged(scene),
         fits_since_at=hiding.fits_since(scene),
         would_at=recover.still_told(state, snapshot.now) if state.would_at else state.would_at,

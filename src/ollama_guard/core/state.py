@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from ollama_guard.core.footprint import FootprintKey
 from ollama_guard.core.model import Action, Condition, Decision, Level, Outcome
-from ollama_guard.core.recovery import Constrained, HardCapState, Position, Run, Stopped, Symptoms
+from ollama_guard.core.recovery import Constrained, HardCapState, Position, Run, Stopped, Symptoms, Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,11 @@ class Durable:
 
     ``fruitless_kills`` are the times of kills that freed nothing (the budget that bounds them).
     ``playbook`` is where the run that goes on stands, ``runs`` are the last ones. ``hard_cap`` is the cap
-    that was written for Ollama's next start (0 = none) at ``hard_cap_at``, ``released`` that a person had all
-    of that undone. ``spared`` are names that a person brought back, so that they are not hidden again.
-    ``stopped`` is what the guard stopped and has not seen answer since; it outlives the run.
+    that stands in Ollama's environment file (0 = none), ``written`` what was written there and when, as far
+    back as the server that runs may have read it. ``released`` is that a person had all of that
+    undone. ``spared`` are names that a person brought back, so that they are not hidden again.
+    ``stopped`` is what the guard stopped and has not seen answer since; it outlives the run. ``restarts`` are
+    those tried since the constraints were lifted, so that Ollama runs without them.
     """
 
     version: int = 1
@@ -65,10 +67,11 @@ class Durable:
     runs: tuple[Run, ...] = ()
     constrained: Constrained | None = None
     hard_cap: int = 0
-    hard_cap_at: float | None = None
+    written: tuple[Written, ...] = ()
     released: bool = False
     spared: tuple[str, ...] = ()
     stopped: Stopped | None = None
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +153,10 @@ class State:
 
     ``stalled_seconds`` is the gap before this tick if it was a stall or suspend, ``woke_at`` when the
     last such gap ended. ``unhonoured`` maps a blob to the time until which the API is not asked again.
-    ``calm_since_at`` is since when nothing has been wrong at all, ``would_at`` when each thing that needs the
-    owner's word was last told of, ``fits_since_at`` since when each hidden name would fit again.
+    ``calm_since_at`` is since when nothing has been wrong at all, ``idle_since_at`` since when Ollama has had
+    nothing to do, ``would_at`` when each thing that needs the owner's word was last told of,
+    ``fits_since_at`` since when each hidden name would fit again. ``stuck`` are the processes (pid, start
+    time) that outlived a SIGKILL.
     """
 
     durable: Durable = field(default_factory=Durable)
@@ -180,5 +185,7 @@ class State:
     symptoms: Symptoms = field(default_factory=Symptoms)
     hard_cap: HardCapState = field(default_factory=HardCapState)
     calm_since_at: float | None = None
+    idle_since_at: float | None = None
     would_at: Mapping[str, float] = field(default_factory=dict)
     fits_since_at: Mapping[str, float] = field(default_factory=dict)
+    stuck: tuple[tuple[int, int], ...] = ()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ollama_guard.core import targets
+from ollama_guard.core import narrow, targets
 from ollama_guard.core.model import Action, ActionKind, Level, Rung, ServerReading
-from ollama_guard.core.policy import PlaybookPolicy
+from ollama_guard.core.policy import PlaybookPolicy, QuarantineAction
 from ollama_guard.core.recovery import Position, Step
-from ollama_guard.core.runtime import Limits
+from ollama_guard.core.runtime import Limits, RuntimeReading
 from ollama_guard.core.scene import Scene
-from ollama_guard.core.serving import runtime_of, server_of
+from ollama_guard.core.serving import named, runtime_of, server_of
 from ollama_guard.core.units import bytes_text
 
 # What each step may take (seconds). Docker gives a container 10 s and a unit 90 s by default before it kills;
@@ -94,11 +94,8 @@ def what(scene: Scene, position: Position) -> str:
     name = position.runtime
     match position.step:
         case Step.CONSTRAIN:
-            lines = " ".join(f"{key}={value}" for key, value in environment(scene.policy.playbook))
-            most = limits(scene)
-            return (
-                f"constrain {name}: {lines}, memory {bytes_text(most.memory_bytes or 0)}, {most.cpus:g} CPUs"
-            )
+            runtime = named(scene, name)
+            return f"constrain {name}: {_lines_text(scene, runtime)}, {_limits_text(scene, runtime)}"
         case Step.STOP:
             return f"stop {name}, so that nothing starts it again"
         case Step.KILL_SERVER:
@@ -106,14 +103,61 @@ def what(scene: Scene, position: Position) -> str:
         case Step.QUARANTINE:
             target = position.targets[0]
             title = " = ".join(target.names) or target.blob[:19]
-            return f"hide {title}, which needs {bytes_text(target.needs_bytes)} and can't fit"
+            return f"{_hide_text(scene, title)}, which needs {bytes_text(target.needs_bytes)} and can't fit"
         case Step.START:
             return f"start {name}"
         case Step.VERIFY:
             model = targets.to_verify(scene, position.attempts)
             return f"verify {name}: " + (f"{model} answers" if model else "its version is answered")
         case Step.SOFT_CAP:
-            return "keep one model loaded at most, until memory has been well for a while"
+            most = f"keep one model loaded at most{_smallest_text(scene)}"
+            return f"{most}, until memory has been well for a while"
+
+
+def _smallest_text(scene: Scene) -> str:
+    kept = narrow.smallest(scene)
+    return f", and load none that is larger than {kept.names[0]}" if kept is not None else ""
+
+
+def _lines_text(scene: Scene, runtime: RuntimeReading | None) -> str:
+    """The lines under which it starts again; none where it does not read them."""
+    if runtime is not None and not runtime.constrainable:
+        return (
+            "no lines, since it does not read the environment file (`ollama-guard init` says what it lacks)"
+        )
+    return " ".join(f"{key}={value}" for key, value in environment(scene.policy.playbook))
+
+
+def _limits_text(scene: Scene, runtime: RuntimeReading | None) -> str:
+    """The limits that it gets; what its owner gave it is never loosened."""
+    if runtime is not None and "limit" not in runtime.verbs:
+        return "no live limits, which may not be set on it"
+    most = limits(scene)
+    memory, cpus = most.memory_bytes or 0, f"at most {most.cpus:g} CPUs"
+    owners = owners_bytes(runtime)
+    if owners is not None and owners <= memory:
+        return f"memory stays at {bytes_text(owners)}, {cpus}"
+    return f"memory {bytes_text(memory)}, {cpus}"
+
+
+def owners_bytes(runtime: RuntimeReading | None) -> int | None:
+    """What its owner lets it hold; None = no limit of its own, or not known."""
+    if runtime is None:
+        return None
+    if runtime.owners_limit_bytes is not None:
+        return runtime.owners_limit_bytes or None
+    return runtime.memory_limit_bytes
+
+
+def hides_offline(scene: Scene) -> bool:
+    """Whether models are hidden while Ollama is down; else its API does it, after the start."""
+    return scene.snapshot.store.writable
+
+
+def _hide_text(scene: Scene, title: str) -> str:
+    verb = "delete" if scene.policy.quarantine.action is QuarantineAction.DELETE else "hide"
+    how = "by renaming its manifests" if hides_offline(scene) else "by Ollama's API"
+    return f"{verb} {title} {how}"
 
 
 def server_to_kill(scene: Scene, position: Position) -> ServerReading | None:

@@ -1,4 +1,4 @@
-"""Carries out what is done to a server itself: constrain, stop, start, release.
+"""Carries out what is done to a server itself: constrain, stop, start, restart, release.
 
 In a lane of its own, so that a Docker that hangs never holds up an unload.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ollama_guard.core.events import one_line
 from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind
-from ollama_guard.core.runtime import Limits, RuntimeReading
+from ollama_guard.core.runtime import Limits, RuntimeReading, RuntimeState
 from ollama_guard.core.units import bytes_text, count_text
 from ollama_guard.errors import RuntimeFailed
 from ollama_guard.hands.environment import EnvironmentFile
@@ -23,7 +23,9 @@ from ollama_guard.hands.runtimes import Known
 from ollama_guard.ports import RuntimePort
 from ollama_guard.wire import Message, OutcomeReported
 
-KINDS = frozenset({ActionKind.CONSTRAIN, ActionKind.STOP, ActionKind.START, ActionKind.RELEASE})
+KINDS = frozenset(
+    {ActionKind.CONSTRAIN, ActionKind.STOP, ActionKind.START, ActionKind.RELEASE, ActionKind.RESTART}
+)
 # A stop that hangs must not keep a start or a release waiting.
 WORKERS = 2
 # Failures of a stop after which it may end all the same: who was asked did not say no.
@@ -88,6 +90,8 @@ class ServerActor:
                 return deed.start()
             case ActionKind.RELEASE:
                 return deed.release()
+            case ActionKind.RESTART:
+                return deed.restart()
             case _:
                 raise RuntimeFailed("unsupported", f"an action {action.kind} can't be done here")
 
@@ -188,6 +192,21 @@ class _Deed:
             self._stopped.started(reading.name)
         return "; ".join((f"{reading.name} runs", *said))
 
+    def restart(self) -> str:
+        """Only what runs with no model loaded; ``refused`` and ``denied`` mean that nothing was stopped."""
+        reading, port = self._runtime()
+        now = port.read(reading.name, self._left_seconds)
+        if now.state is not RuntimeState.RUNNING or {"stop", "start"} - set(now.verbs):
+            raise RuntimeFailed("refused", f"{reading.name} is {now.state}: {now.cannot or 'not restarted'}")
+        if reading.server_pid is not None and _has_children(reading.server_pid):
+            raise RuntimeFailed("refused", f"a model of {reading.name} has been loaded meanwhile")
+        self.stop()
+        try:
+            return self.start()
+        except RuntimeFailed as problem:
+            text = f"{reading.name} was stopped and does not run yet ({problem.kind}: {problem})"
+            raise RuntimeFailed("stuck", text) from problem
+
     def release(self) -> str:
         """No line and no limit of the guard's stays; a runtime that is gone took its limits with it."""
         emptied = self._environment.empty()
@@ -208,6 +227,15 @@ def _limits_text(limits: Limits) -> str:
     memory = () if limits.memory_bytes is None else (f"at most {bytes_text(limits.memory_bytes)}",)
     cpus = () if limits.cpus is None else (f"{limits.cpus:g} CPUs",)
     return " and ".join((*memory, *cpus)) or "no limits"
+
+
+def _has_children(pid: int) -> bool:
+    """Whether a process has any child now; what can't be read is none."""
+    for task in Path(f"/proc/{pid}/task").glob("[0-9]*/children"):
+        with contextlib.suppress(OSError):
+            if task.read_bytes().strip():
+                return True
+    return False
 
 
 def _start_of(pid: int) -> bytes | None:

@@ -93,7 +93,9 @@ class Hider:
             return StoreReading(folder, not store.why_not, book.entries, "", now, store.why_not)
         entries = hidden.together(book, found, present)
         self._book.note(replace(book, entries=entries, path=folder if store.lasting else book.path))
-        return StoreReading(folder, not store.why_not, entries, busy, now, store.why_not)
+        return StoreReading(
+            folder, not store.why_not, entries, busy, now, store.why_not, readable=store.readable
+        )
 
     def hide(self, action: Action, port: OllamaPort, seen: Seen, limits: Limits, goal: Goal) -> str:
         """Hide (or delete) every name of a model; returns what was done.

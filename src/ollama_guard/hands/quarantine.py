@@ -227,4 +227,4 @@ class Quarantine:
 
 def _news(store: StoreReading) -> object:
     """What is worth a message at once; of a download only that there is one."""
-    return store.path, store.writable, store.entries, bool(store.busy), store.error
+    return store.path, store.writable, store.readable, store.entries, bool(store.busy), store.error

@@ -25,6 +25,7 @@ from ollama_guard.core.model import (
     RunnerReading,
     ServerReading,
 )
+from ollama_guard.core.outcomes import STILL_THERE
 from ollama_guard.core.units import count_text
 from ollama_guard.sentinel import victim as victims
 from ollama_guard.sentinel.poller import IN, Poller
@@ -224,7 +225,7 @@ class Reflexes:
         if exited:
             ended = _outcome(action, OutcomeKind.DONE, now, f"gone after {took}{behind}")
         elif action.kind in OURS:
-            ended = _outcome(action, OutcomeKind.FAILED, now, f"still there {took} after SIGKILL{left}")
+            ended = _outcome(action, OutcomeKind.FAILED, now, f"{STILL_THERE} {took} after SIGKILL{left}")
         elif watched.accepted:
             ended = _outcome(action, OutcomeKind.FAILED, now, f"accepted but not honoured in {took}")
         else:

@@ -14,6 +14,7 @@ from ollama_guard.core.policy import Policy
 from ollama_guard.errors import ConfigError
 from ollama_guard.settings.compiler import DEFAULT_PATH, canonical_json, compile_text, read_text
 from ollama_guard.settings.deadline import within
+from ollama_guard.settings.ignored import hints
 from ollama_guard.settings.last_good import keep_last_good
 
 EXIT_CONFIG = 78  # sysexits.h, EX_CONFIG
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
         return EXIT_CONFIG
     sys.stdout.write(canonical_json(policy) + "\n")
     sys.stdout.flush()
+    sys.stderr.write("".join(f"{hint}\n" for hint in hints(text, str(path or DEFAULT_PATH))))
     if options.state_dir is not None:
         _keep(options.state_dir, text, policy)
     return 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
+
+from pydantic import model_validator
 
 from ollama_guard.core.policy import GIB, MIB, PlaybookPolicy
 from ollama_guard.settings import values
+from ollama_guard.settings.ignored import without_ignored
 from ollama_guard.settings.tables import Table
 from ollama_guard.settings.values import duration, number, share_within, size_within, whole
 
@@ -19,6 +22,9 @@ class FreezeTable(Table):
     it stands still though it is asked, or pressure is full while it holds a lot, or the kernel kills again
     and again, or an unload is never honoured. Then, with `authority = "server"`: constrain, stop, hide what
     can't fit, start, verify.
+
+    `max_vram` is accepted and does nothing: Ollama has not read OLLAMA_MAX_VRAM since 0.2.8. `check-config`
+    and the log say so.
     """
 
     enabled: Annotated[bool, values.SWITCH] = DEFAULT.enabled
@@ -27,8 +33,8 @@ class FreezeTable(Table):
     """How often it may run in an hour before the guard holds and says so. Each further run also waits
     longer: two minutes after the first, then four, and so on."""
     quiet: Annotated[float, duration(30, 86400)] = DEFAULT.quiet_seconds
-    """How long all must have been well before the constraints below are lifted again; twice as long after
-    each further run within a day."""
+    """How long all must have been well before the constraints below are lifted again, and as long again
+    before the restart that ends them; twice as long after each further run within a day."""
     stuck_after: Annotated[float, duration(5, 3600)] = DEFAULT.stuck_seconds
     """How long a process must have stood still, counted from when Ollama's silence is sure."""
     full_above: Annotated[float, share_within(0.05, 1.0)] = DEFAULT.full_percent / 100
@@ -54,6 +60,11 @@ class FreezeTable(Table):
     less. It is never set below what is used."""
     cpus: Annotated[float, number(0.1, 1024)] = DEFAULT.cpus
     """After a freeze: how many cores Ollama may use."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_ignored(cls, data: Any) -> Any:
+        return without_ignored(data)
 
     @property
     def core(self) -> PlaybookPolicy:

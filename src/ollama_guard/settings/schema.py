@@ -219,9 +219,10 @@ class NotifyTable(Table):
         default=DEFAULT.notify.webhook, examples=["https://chat.example.org/hooks/abc"]
     )
     """Where to. Told are the begin and the end of a freeze recovery, models that are condemned, hidden or
-    restored, and that the guard gives up. The guard's unit reaches this machine alone: a webhook elsewhere
-    needs its drop-in network.conf. A URL with a key in it makes this file a secret, which the guard's user
-    still has to read: `chown root:ollama-guard` it, and `chmod 640`. The log shows its host only."""
+    restored, a process that SIGKILL does not end, and that the guard gives up. The guard's unit reaches this
+    machine alone: a webhook elsewhere needs its drop-in network.conf. A URL with a key in it makes this file
+    a secret, which the guard's user still has to read: `chown root:ollama-guard` it, and `chmod 640`. The log
+    shows its host only."""
     timeout: Annotated[float, duration(1, 60)] = DEFAULT.notify.timeout_seconds
     """How long one delivery may take in all."""
 

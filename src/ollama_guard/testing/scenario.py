@@ -32,6 +32,7 @@ from ollama_guard.core.model import (
     ServerReading,
     Snapshot,
 )
+from ollama_guard.core.outcomes import STILL_THERE
 from ollama_guard.core.pace import Glance, look_seconds, resting
 from ollama_guard.core.policy import GIB, MIB, Policy
 from ollama_guard.core.quarantined import StoreReading
@@ -286,7 +287,8 @@ class World:
             elif action.pid is not None and action.pid not in pids:
                 outcome = Outcome(action.id, OutcomeKind.DONE, self.now, action.expected_bytes)
             elif self.now > action.deadline_at:
-                outcome = Outcome(action.id, OutcomeKind.FAILED, self.now, 0, "not honoured")
+                stays = f"{STILL_THERE} after SIGKILL" if action.kind is ActionKind.KILL else "not honoured"
+                outcome = Outcome(action.id, OutcomeKind.FAILED, self.now, 0, stays)
             else:
                 continue
             self.outcomes.append((action, outcome))

@@ -15,7 +15,7 @@ FIRST_PID = 100
 NAME = "ollama.service"
 SERVER_ACTIONS = (
     ActionKind.CONSTRAIN, ActionKind.STOP, ActionKind.KILL_SERVER, ActionKind.QUARANTINE, ActionKind.START,
-    ActionKind.VERIFY, ActionKind.RESTORE, ActionKind.RELEASE,
+    ActionKind.VERIFY, ActionKind.RESTORE, ActionKind.RELEASE, ActionKind.RESTART,
 )  # fmt: skip
 
 
@@ -25,7 +25,8 @@ class Served:
 
     ``faults`` says how the next actions of a kind end, first to last: ``fail`` (nothing happens), ``refuse``
     (nor is it tried), ``late`` (it happens, but is reported as failed), ``cut`` (it happens, and who runs the
-    server goes away over it), ``lost`` (it happens, nobody hears of it), ``hang`` (neither). While ``away``
+    server goes away over it), ``lost`` (it happens, nobody hears of it), ``hang`` (neither), ``half`` (a
+    restart stops, and does not start). While ``away``
     nobody is there who could stop or start it.
     What is not in it ends well after ``seconds``. ``done`` are the actions that took effect.
     """
@@ -33,7 +34,7 @@ class Served:
     reading: RuntimeReading = field(
         default_factory=lambda: RuntimeReading(
             RuntimeKind.SYSTEMD, NAME, RuntimeState.RUNNING, server_pid=FIRST_PID, constrainable=True,
-            verbs=("stop", "start", "restart", "limit"),
+            verbs=("stop", "start", "limit"),
         )
     )  # fmt: skip
     running: bool = True
@@ -46,6 +47,7 @@ class Served:
     started_at: float = 0.0
     busy: str = ""
     writable: bool = True
+    readable: bool = True
     seconds: float = 0.5
     written: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -83,7 +85,10 @@ class Served:
             for name, (blob, needs) in self._needs.items()
             if name in self.hidden
         )
-        return StoreReading("/models", writable=self.writable, entries=entries, busy=self.busy, read_at=now)
+        return StoreReading(
+            "/models", writable=self.writable, entries=entries, busy=self.busy, read_at=now,
+            readable=self.readable,
+        )  # fmt: skip
 
     def fault(self, kind: ActionKind) -> str:
         """How the next action of a kind ends; "" is well."""
@@ -95,9 +100,11 @@ class Served:
         fault = self.fault(action.kind)
         if action.kind is ActionKind.QUARANTINE and not (self.writable or self.running):
             fault = fault or "fail"
-        if self.away and action.kind in (ActionKind.STOP, ActionKind.START):
+        if self.away and action.kind in (ActionKind.STOP, ActionKind.START, ActionKind.RESTART):
             fault = fault or "away"
-        if fault not in ("fail", "refuse", "away", "hang"):
+        if fault == "half":
+            self.running = False
+        elif fault not in ("fail", "refuse", "away", "hang"):
             self._do(action, now)
         self.away |= fault == "cut"
         if fault in ("lost", "hang"):
@@ -106,6 +113,10 @@ class Served:
             word = {"refuse": "refused", "away": "absent", "cut": "absent"}.get(fault, "stuck")
             return Outcome(action.id, OutcomeKind.FAILED, now, detail=f"{word}: made to {fault}")
         return Outcome(action.id, OutcomeKind.DONE, now, detail="as asked")
+
+    def _start(self, now: float) -> None:
+        self.running, self.ill, self.process_state = True, False, "S"
+        self.pid, self.started_at, self.environment = self.pid + 50, now, dict(self.written)
 
     def _do(self, action: Action, now: float) -> None:
         self.done.append(action)
@@ -118,8 +129,9 @@ class Served:
             case ActionKind.STOP | ActionKind.KILL_SERVER:
                 self.running = False
             case ActionKind.START if not self.running:
-                self.running, self.ill, self.process_state = True, False, "S"
-                self.pid, self.started_at, self.environment = self.pid + 50, now, dict(self.written)
+                self._start(now)
+            case ActionKind.RESTART:
+                self._start(now)
             case ActionKind.QUARANTINE:
                 self._needs |= dict.fromkeys(action.names, (action.blob, action.needs_bytes))
                 self.hidden = tuple(dict.fromkeys((*self.hidden, *action.names)))

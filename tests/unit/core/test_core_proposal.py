@@ -1,10 +1,12 @@
 """The proposed configuration: it compiles to the owner's policy, and says why there is so little in it."""
 
+import re
 from dataclasses import replace
 
 from ollama_guard.cli.drafts import kept_lines
 from ollama_guard.core.advice import advise
 from ollama_guard.core.machine import Installed, Machine, Server
+from ollama_guard.core.model import Level
 from ollama_guard.core.policy import GIB, MIB, Policy
 from ollama_guard.core.proposal import proposed_toml
 from ollama_guard.core.runtime import RuntimeKind
@@ -45,12 +47,47 @@ def test_for_an_ordinary_machine_it_says_why_there_is_nothing_to_set() -> None:
     assert all(len(line) <= 110 for line in text.splitlines())
 
 
+def taken(text: str) -> str:
+    """The file with every mark taken away that stands before a line of TOML."""
+    return re.sub(r"^#(?=[\[a-z])", "", text, flags=re.MULTILINE)
+
+
+def test_thresholds_and_cap_are_offered_as_lines_that_change_nothing_until_they_are_changed() -> None:
+    """With the marks taken away each threshold is the size that it was before, on this machine."""
+    text = proposed(BOX)
+    policy = compile_text(taken(text), "taken")
+    for level in (Level.SOFT, Level.HARD, Level.CRITICAL):
+        assert policy.host.bytes_of(level, BOX.total_bytes) == Policy().host.bytes_of(level, BOX.total_bytes)
+    assert '#[thresholds.host]\n#soft = "3072MiB"\n#hard = "1536MiB"\n#critical = "768MiB"\n' in text
+    assert "#[cap]\n#soft_max = 2\n" in text
+    assert policy.cap.soft_max == 2
+    assert "thresholds.container" not in text
+
+
+def test_within_a_limit_its_thresholds_are_offered_too() -> None:
+    limited = replace(BOX, servers=(replace(UNIT, limit_bytes=4 * GIB),))
+    policy = compile_text(taken(proposed(limited)), "taken")
+    for level in (Level.SOFT, Level.HARD, Level.CRITICAL):
+        assert (
+            abs(policy.container.bytes_of(level, 4 * GIB) - Policy().container.bytes_of(level, 4 * GIB)) < MIB
+        )
+
+
+def test_what_the_owner_wrote_is_not_offered_beside_it() -> None:
+    """A table twice would be no TOML."""
+    text = proposed(BOX, OWNERS)
+    assert "#[thresholds.host]" not in text
+    assert "#[cap]" not in text
+    compile_text(taken(text), "taken")
+    compile_text(taken(proposed(BOX, "[cap]\nhard = false\n")), "taken")
+
+
 def test_the_authority_is_offered_as_a_comment_that_says_what_it_would_allow() -> None:
     text = proposed(BOX)
     assert '\n#authority = "server"\n' in text
     assert "stop, constrain and restart ollama.service" in text
-    taken = text.replace('#authority = "server"', 'authority = "server"')
-    assert compile_text(taken, "taken").ollama.authority == "server"
+    server = text.replace('#authority = "server"', 'authority = "server"')
+    assert compile_text(server, "taken").ollama.authority == "server"
 
 
 def test_models_are_listed_small_to_large_with_how_they_fit() -> None:
@@ -62,8 +99,8 @@ def test_models_are_listed_small_to_large_with_how_they_fit() -> None:
 
 def test_the_offered_preference_compiles_when_its_marks_are_taken_away() -> None:
     text = proposed(BOX)
-    taken = text.replace("#[models.", "[models.").replace("#preference", "preference")
-    assert list(compile_text(taken, "taken").models) == ["small:1b"]
+    marked = text.replace("#[models.", "[models.").replace("#preference", "preference")
+    assert list(compile_text(marked, "taken").models) == ["small:1b"]
 
 
 def test_another_address_is_written() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import threading
 from dataclasses import replace
@@ -212,7 +214,61 @@ def test_release_is_done_without_a_runtime_and_fails_where_a_limit_stays(bed: Be
     assert bed.do(ActionKind.RELEASE).kind is OutcomeKind.DONE
 
 
-@pytest.mark.parametrize("kind", [ActionKind.STOP, ActionKind.START])
+def test_a_restart_stops_and_starts_and_leaves_nothing_to_be_started(bed: Bed, tmp_path: Path) -> None:
+    ended = bed.do(ActionKind.RESTART)
+    assert (ended.kind, ended.detail) == (OutcomeKind.DONE, "ollama runs")
+    assert [verb for verb, _ in bed.runtime.asked if verb in ("stop", "start")] == ["stop", "start"]
+    assert bed.runtime.readings["ollama"].state is RuntimeState.RUNNING
+    assert StoppedRuntimes(tmp_path, "the next boot").before_boot() == frozenset()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": RuntimeState.STOPPED},
+        {"state": RuntimeState.PAUSED},
+        {"verbs": ("limit",), "cannot": "it was run with --rm"},
+        {"verbs": ("stop",)},
+    ],
+)
+def test_what_may_not_be_restarted_any_more_is_refused_and_left_alone(
+    bed: Bed, changes: dict[str, Any]
+) -> None:
+    bed.runtime.readings["ollama"] = replace(RUNNING, **changes)
+    ended = bed.do(ActionKind.RESTART)
+    assert ended.kind is OutcomeKind.FAILED
+    assert ended.detail.startswith("refused: ")
+    assert {verb for verb, _ in bed.runtime.asked} == {"read"}
+
+
+def test_a_server_with_a_child_has_a_model_loaded_and_is_not_restarted(bed: Bed) -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60; true"]) as server:
+        try:
+            children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+            while not children.read_text():
+                pass
+            bed.reading = bed.runtime.readings["ollama"] = replace(RUNNING, server_pid=server.pid)
+            ended = bed.do(ActionKind.RESTART)
+        finally:
+            for child in children.read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+            server.kill()
+    assert ended.detail == "refused: a model of ollama has been loaded meanwhile"
+    assert ("stop", "ollama") not in bed.runtime.asked
+
+
+def test_a_restart_that_does_not_start_is_stuck_and_kept_as_stopped(bed: Bed, tmp_path: Path) -> None:
+    """`refused` would mean that nothing was stopped."""
+    bed.runtime.faults["start"] = RuntimeFailed("refused", "it ended at once, with exit code 1")
+    ended = bed.do(ActionKind.RESTART)
+    assert ended.kind is OutcomeKind.FAILED
+    assert ended.detail.startswith(
+        "stuck: ollama was stopped and does not run yet (refused: it ended at once"
+    )
+    assert StoppedRuntimes(tmp_path, "the next boot").before_boot() == {"ollama"}
+
+
+@pytest.mark.parametrize("kind", [ActionKind.STOP, ActionKind.START, ActionKind.RESTART])
 def test_an_unknown_runtime_is_absent(bed: Bed, kind: ActionKind) -> None:
     bed.reading = None
     ended = bed.do(kind)

@@ -53,8 +53,8 @@ def reading(*shared_by: str, **changes: Any) -> Any:
 def test_a_plain_container_may_have_everything_done_to_it() -> None:
     seen = reading()
     assert (seen.name, seen.id, seen.server_pid, seen.state) == ("ollama", ID, 77, RuntimeState.RUNNING)
-    assert seen.verbs == ("stop", "start", "restart", "limit")
-    assert seen.started_at == 1000.0
+    assert seen.verbs == ("stop", "start", "limit")
+    assert seen.started_at == pytest.approx(1000.123, abs=0.001)
     assert seen.environment == {"OLLAMA_NUM_PARALLEL": "2"}, "what it is read for, and nobody's secrets"
     assert seen.cannot == ""
 

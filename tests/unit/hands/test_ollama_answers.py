@@ -151,6 +151,22 @@ def test_the_weights_are_the_first_from_line_and_the_cache_has_the_formula_s_siz
     assert shown.training_context == 8192
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "embeds"),
+    [
+        (["embedding"], True),
+        (["completion"], False),
+        (["completion", "embedding"], False),
+        (None, False),
+        (3, False),
+    ],
+)
+def test_a_model_that_can_only_embed_is_known_by_its_capabilities(capabilities: Any, *, embeds: bool) -> None:
+    shown = answers.shown_of({**SHOW, "capabilities": capabilities})
+    assert shown is not None
+    assert shown.embeds is embeds
+
+
 def per_token(architecture: str = "llama", **attention: Any) -> int | None:
     """The cache of one token of SHOW's model with other words about its attention."""
     info = {key.replace("llama.", f"{architecture}."): value for key, value in SHOW["model_info"].items()}

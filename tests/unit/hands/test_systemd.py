@@ -54,7 +54,7 @@ def test_a_server_is_found_by_its_unit_s_main_pid(bed: Bed) -> None:
     assert reading is not None
     assert (reading.kind, reading.name, reading.server_pid) == (RuntimeKind.SYSTEMD, NAME, PID)
     assert reading.state is RuntimeState.RUNNING
-    assert reading.verbs == ("stop", "start", "restart", "limit")
+    assert reading.verbs == ("stop", "start", "limit")
     assert reading.started_at is not None
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ollama_guard.core import budgets, condemned, hiding, runs, sane, targets
-from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, Run, Step, Target
+from ollama_guard.core import budgets, condemned, hiding, lines, runs, sane, targets
+from ollama_guard.core.recovery import Constrained, Ending, Playbook, Position, Run, Step, Target, Written
 from ollama_guard.core.state import Condemned, Durable, Strike
 from ollama_guard.sentinel.statemap import _HEADER, _MAGIC, SLOT_BYTES, StateMap, _checksum
 
@@ -172,7 +172,7 @@ def test_the_most_that_can_ever_be_kept_fits_into_a_slot(tmp_path: Path) -> None
     long = [f"{number:03d}{'x' * (sane.LONGEST_NAME - 3)}" for number in range(hiding.SPARED_KEPT)]
     blob = [f"sha256:{number:064x}" for number in range(condemned.RECORDS_KEPT)]
     at = 1234567.123456789
-    full = Durable(next_action_id=2**40, hard_cap=99, hard_cap_at=at, pause_until_at=at, spared=tuple(long))
+    full = Durable(next_action_id=2**40, hard_cap=99, pause_until_at=at, spared=tuple(long))
     for each in blob:
         verdict = Strike(each, at, 2**50, 2**31)
         full = condemned.convicted(full, verdict, (long[0][:250], long[1][:250], *long), 86400.0)
@@ -190,6 +190,7 @@ def test_the_most_that_can_ever_be_kept_fits_into_a_slot(tmp_path: Path) -> None
     full = replace(
         full, playbook=position, runs=(run,) * runs.RUNS_KEPT, fruitless_kills=(at,) * budgets.KILLS_KEPT,
         constrained=Constrained("z" * 255, at, 2**50),
+        written=(Written(at, 2**20, constrains=True),) * lines.WRITTEN_KEPT,
     )  # fmt: skip
     written(tmp_path / "state", full)
     assert loaded(tmp_path / "state") == (full, "")

@@ -28,7 +28,7 @@ _ORCHESTRATORS = {
     "com.docker.swarm.service.name": "Swarm's service",
     "io.kubernetes.pod.name": "Kubernetes' pod",
 }
-_VERBS = ("stop", "start", "restart", "limit")
+_VERBS = ("stop", "start", "limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +188,9 @@ def _has_mount(inspected: Mapping[str, Any], env_folder: str) -> bool:
 
 
 def _started_at(state: Mapping[str, Any], clocks: Clocks) -> float | None:
-    # Nanoseconds, and more digits than Python reads: the seconds are enough, and 0001 is "never".
-    second = text(state.get("StartedAt"))[:19]
+    # 0001 is "never". The fractions count: what was written a moment before the start was read.
     try:
-        started = datetime.fromisoformat(f"{second}+00:00").timestamp()
+        started = datetime.fromisoformat(text(state.get("StartedAt"))).timestamp()
     except (ValueError, OverflowError):
         return None
     return clocks.boottime - (clocks.wall - started) if started > 0 else None

@@ -173,6 +173,7 @@ class OllamaAdapter:
                 kv_bytes_per_token=shown.kv_bytes_per_token,
                 training_context=shown.training_context,
                 models_dir=shown.models_dir,
+                embeds=shown.embeds,
             )
         return tuple(entries[blob] for blob in sorted(entries))
 

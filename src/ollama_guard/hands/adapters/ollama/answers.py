@@ -49,6 +49,7 @@ class Shown:
     models_dir: str
     kv_bytes_per_token: int | None
     training_context: int | None
+    embeds: bool = False
 
     @property
     def path(self) -> str:
@@ -123,7 +124,13 @@ def shown_of(answer: Any) -> Shown | None:
         models_dir=found["dir"],
         kv_bytes_per_token=_kv_bytes_per_token(info, architecture),
         training_context=_positive(info.get(f"{architecture}.context_length")),
+        embeds=_embeds(answer.get("capabilities")),
     )
+
+
+def _embeds(capabilities: Any) -> bool:
+    """Whether it can embed and not answer; old versions don't tell."""
+    return isinstance(capabilities, list) and "embedding" in capabilities and "completion" not in capabilities
 
 
 def done_reason_of(answer: Any) -> str:

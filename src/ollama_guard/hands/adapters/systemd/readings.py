@@ -14,7 +14,7 @@ INFINITY = 2**64 - 1
 # As in a container: what is free above the use when a limit comes, so that nobody stalls at once.
 ABOVE_USE = 1.1
 _SECOND_MICROSECONDS = 1_000_000
-_VERBS = ("stop", "start", "restart", "limit")
+_VERBS = ("stop", "start", "limit")
 _STATES = {
     "active": RuntimeState.RUNNING,
     "inactive": RuntimeState.STOPPED,
