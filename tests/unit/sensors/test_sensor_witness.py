@@ -166,3 +166,14 @@ def test_a_child_of_a_server_that_can_not_be_read_makes_blind_and_says_so(
     (sentence,) = watcher.look(2.0).blind
     assert "process 70" in sentence
     assert "can't be read" in sentence
+
+
+def test_of_a_server_it_tells_the_cgroup_as_well(tree: Tree, start: Start) -> None:
+    tree.server(50, cgroup="0::/one\n")
+    tree.process(70, "llama-server", llama_server(), parent=50)
+    witness = start()
+    witness.ask((50, 900), 0.0)
+    (server,) = answers(witness, 0.0, 1)
+    assert (server.argv, server.membership) == (("/usr/bin/ollama", "serve"), b"0::/one\n")
+    witness.ask((70, 1000), 0.0)
+    assert answers(witness, 0.0, 1)[0].membership == b"", "a runner's proof must not wait for it"
