@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ollama_guard.core.model import Action, ActionKind, Condition, Mode, Preference, Request, Rung
+from ollama_guard.core.model import Action, ActionKind, Condition, Level, Mode, Preference, Request, Rung
 from ollama_guard.core.narrate import events
 from ollama_guard.core.policy import (
     GIB,
@@ -52,6 +52,10 @@ def freeze(world: World) -> Served:
 
 def steps(world: World) -> list[ActionKind]:
     return [a.kind for d in world.decisions if not d.would for a in d.actions if a.rung is Rung.PLAYBOOK]
+
+
+def ended(world: World) -> list[Ending]:
+    return [run.ending for run in world.state.durable.runs if run.ending is not Ending.RUNNING]
 
 
 def conditions(world: World) -> set[Condition]:
@@ -128,6 +132,36 @@ def test_what_the_playbook_set_is_lifted_after_quiet_and_what_it_hid_stays_hidde
     assert served.hidden == ("huge",)
     assert world.state.durable.constrained is None
     assert served.running
+
+
+def test_who_asks_for_what_the_guards_own_limit_forbids_does_not_keep_it_in_force() -> None:
+    """A model that was fine before the freeze is asked for again and again, and is aborted each time."""
+    world = World(policy=OWNERS_WORD, capacity=16 * GIB, served=Served())
+    world.load("main", 5 * GIB)
+    world.play(5)
+    served = freeze(world)
+    world.play(200, until=lambda w: bool(ended(w)))
+    assert served.limits is not None
+    world.limit = 3 * GIB
+    for _ in range(30):
+        world.load("main", 5 * GIB, loaded=False)
+        world.play(5, until=lambda w: not w.model("main"))
+        if served.limits is None:
+            break
+        world.play(25)
+    assert served.limits is None
+    assert served.written == {}
+
+
+def test_a_machine_that_stays_below_soft_for_others_sake_gets_its_constraints_lifted_all_the_same() -> None:
+    world = world_of()
+    served = freeze(world)
+    world.play(200, until=lambda w: bool(ended(w)))
+    world.other = world.capacity - 600 * MIB - sum(model.taken for model in world.models)
+    world.play(700)
+    assert world.state.level is Level.SOFT
+    assert world.state.durable.constrained is None
+    assert served.written == {}
 
 
 def test_what_fits_again_comes_back_where_the_owner_wants_that() -> None:

@@ -102,15 +102,18 @@ def _small(scene: Scene, mode: Mode) -> Draft | None:
     """Hide, cap, lift, bring back: what is done in quiet, one at a time."""
     word = mode is Mode.ENFORCE and has_word(scene, runtime_here(scene))
     hide = hiding.to_hide(scene)
-    if hide is not None:
-        return _allowed(scene, hide, f"hide:{hide.blob}", word=word)
+    hiding_it = None if hide is None else _allowed(scene, hide, f"hide:{hide.blob}", word=word)
+    if hiding_it is not None:  # else it has been announced, and is not to stand in the way of the rest
+        return hiding_it
     write = hardcap.to_write(scene)
-    if write is not None:
-        return _allowed(scene, write, HARD_CAP, word=word)
+    writing = None if write is None else _allowed(scene, write, HARD_CAP, word=word)
+    if writing is not None:
+        return writing
     lift = reopen.to_release(scene) if mode is Mode.ENFORCE else None
     restart = reopen.to_restart(scene)
-    if lift is None and restart is not None:
-        return _allowed(scene, restart, RESTART, word=word)
+    restarting = None if lift is not None or restart is None else _allowed(scene, restart, RESTART, word=word)
+    if restarting is not None:
+        return restarting
     action = lift or (hiding.to_restore(scene) if word else None)
     return None if action is None else Draft(action.rung, action.reason, action.kind, prepared=(action,))
 

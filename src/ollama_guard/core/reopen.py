@@ -13,7 +13,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ollama_guard.core import lines, revive
-from ollama_guard.core.model import Action, ActionKind, Level, Outcome, OutcomeKind, Rung
+from ollama_guard.core.model import (
+    HOST,
+    Action,
+    ActionKind,
+    Condition,
+    Level,
+    Outcome,
+    OutcomeKind,
+    Rung,
+)
 from ollama_guard.core.quarantined import Hidden
 from ollama_guard.core.recovery import Constrained, Written
 from ollama_guard.core.runtime import RuntimeState
@@ -58,12 +67,28 @@ def adopted(scene: Scene) -> Durable:
 
 
 def calm_since(scene: Scene) -> float | None:
-    """Since when nothing has been wrong: no condition, no level, no action; None while something is."""
+    """Since when nothing has been wrong: no condition, no level, no action; None while something is.
+
+    Under the guard's own constraints not what those bring about themselves: a container that is short under
+    its limit, loads that it can't hold. Nor a machine that is short for others' sake, unless below hard.
+    """
     state = scene.state
-    wrong = state.conditions or state.in_flight or scene.state.level > Level.OK or state.symptoms.frozen
-    if wrong or not scene.snapshot.hands_alive:
+    wrong = _is_troubled(scene) if state.durable.constrained is not None else _is_uneasy(scene)
+    if wrong or state.symptoms.frozen or not scene.snapshot.hands_alive:
         return None
     return scene.now if state.calm_since_at is None else state.calm_since_at
+
+
+def _is_uneasy(scene: Scene) -> bool:
+    state = scene.state
+    return bool(state.conditions or state.in_flight) or state.level > Level.OK
+
+
+def _is_troubled(scene: Scene) -> bool:
+    state, host = scene.state, scene.state.domains.get(HOST)
+    acts = any(action.rung is not Rung.ABORT_LOAD for action in state.in_flight)
+    holds = any(held.condition is not Condition.MEMORY_PRESSURE for held in state.conditions)
+    return acts or holds or (host is not None and host.level >= Level.HARD)
 
 
 def idle_since(scene: Scene) -> float | None:

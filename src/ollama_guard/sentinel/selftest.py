@@ -106,7 +106,8 @@ def has_capability(number: int) -> bool:
 def kill_rights() -> Event:
     """Whether other users' processes may be killed."""
     if has_capability(CAP_KILL):
-        return say("kill", may=True, sentence="runners of any user may be killed (CAP_KILL)")
+        sentence = "runners of any user may be killed (CAP_KILL); whether more forbids it is tried on each"
+        return say("kill", may=True, sentence=sentence)
     who = f"uid {os.geteuid()}"
     return say(
         "kill",

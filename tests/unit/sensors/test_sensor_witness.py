@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from ollama_guard.sentinel.sensors.argv import parse_argv, split_cmdline
 from ollama_guard.sentinel.sensors.witness import (
     _ANSWER,
     ANSWER_SECONDS,
@@ -177,6 +178,17 @@ def test_a_child_of_a_server_that_can_not_be_read_makes_blind_and_says_so(
     assert "can't be read" in sentence
 
 
+def test_of_a_server_it_tells_the_cgroup_as_well(tree: Tree, start: Start) -> None:
+    tree.server(50, cgroup="0::/one\n")
+    tree.process(70, "llama-server", llama_server(), parent=50)
+    witness = start()
+    witness.ask((50, 900), 0.0)
+    (server,) = answers(witness, 0.0, 1)
+    assert (server.argv, server.membership) == (("/usr/bin/ollama", "serve"), b"0::/one\n")
+    witness.ask((70, 1000), 0.0)
+    assert answers(witness, 0.0, 1)[0].membership == b"", "a runner's proof must not wait for it"
+
+
 WORDS = (
     b"ollama", b"llama-server", b"/usr/bin/ollama", b"runner", b"serve", b"--model", b"-m", b"--port", b"-c",
     b"-np", b"--parallel", b"/", b"/etc/passwd", b"/x/blobs/sha256-" + BLOB.encode(), b"9" * 5000, b"",
@@ -188,7 +200,7 @@ PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @PATIENT
 @given(words=st.lists(st.sampled_from(WORDS) | st.binary(max_size=20), max_size=8))
 def test_a_size_is_looked_for_by_any_command_line_at_all(words: list[bytes]) -> None:
-    size = _blob_bytes("/proc", os.getpid(), b"\0".join(words))
+    size = _blob_bytes("/proc", os.getpid(), parse_argv(split_cmdline(b"\0".join(words))))
     assert size is None or size >= 0
 
 

@@ -151,7 +151,7 @@ class Identity:
             return False
         parents = {server.pid for server in self.servers.values()}
         if isinstance(said, ServerArgv) and stat.parent not in parents:
-            return self._adopt_server(stat, said, now)
+            return self._adopt_server(stat, said, answer.membership, now)
         if isinstance(said, RunnerArgv) and self._roll.add_orphan(stat, said, self.catalogue_dirs, now):
             return True
         self._verdicts.no(stat, now)
@@ -177,8 +177,8 @@ class Identity:
             runner.server.models_dirs.add(said.models_dir)
         return True
 
-    def _adopt_server(self, stat: Stat, said: ServerArgv, now: float) -> bool:
-        server = self._roll.add_server(stat, said, self._policy, now)
+    def _adopt_server(self, stat: Stat, said: ServerArgv, membership: bytes, now: float) -> bool:
+        server = self._roll.add_server(stat, said, membership, self._policy, now)
         if server is None:
             self._verdicts.no(stat, now)
             return False

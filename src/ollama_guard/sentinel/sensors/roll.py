@@ -25,10 +25,12 @@ class Roll:
         self.runners: dict[Key, Runner] = {}
         self.departed: list[Server] = []
 
-    def add_server(self, stat: Stat, said: ServerArgv, policy: OllamaPolicy, now: float) -> Server | None:
+    def add_server(
+        self, stat: Stat, said: ServerArgv, membership: bytes, policy: OllamaPolicy, now: float
+    ) -> Server | None:
         """Enter a server, if the owner means it; None otherwise."""
         process = Process(self._proc, stat.pid)
-        user_id, membership = process.status().user_id, process.cgroup() or b""
+        user_id = process.status().user_id
         if not is_meant(policy, user_id, membership) or len(self.servers) >= _SERVERS_LIMIT:
             process.close()
             return None

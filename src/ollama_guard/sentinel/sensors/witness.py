@@ -1,5 +1,7 @@
 """The disposable process that reads command lines, since that read can hang with its target.
 
+Of a server it also reads in which cgroup it is: before Linux 6.8 that read takes a lock of all cgroups.
+
 /proc/PID/cmdline takes the target's memory lock (108-230 ms while that was held, and without end at
 worst). So a child forked in advance reads it; one that doesn't answer in time is killed and replaced, and
 the question is asked again later. Nothing here waits.
@@ -17,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ollama_guard.sentinel import children, kernel
-from ollama_guard.sentinel.sensors.argv import RunnerArgv, parse_argv, split_cmdline
+from ollama_guard.sentinel.sensors.argv import RunnerArgv, ServerArgv, parse_argv, split_cmdline
 from ollama_guard.sentinel.sensors.files import slurp
 from ollama_guard.sentinel.sensors.processes import read_stat
 
@@ -28,6 +30,8 @@ _FIRST_BACKOFF_SECONDS = 0.5
 _LAST_BACKOFF_SECONDS = 30.0
 # Bytes of a command line that are read. Ollama's are below 1 KiB; a packet must hold it whole.
 _CMDLINE_LIMIT = 16 * 1024
+# Bytes of a /proc/PID/cgroup text that are read: a dozen lines on v1, a path of 4 KiB at worst.
+_CGROUP_LIMIT = 16 * 1024
 # Questions that may wait, and killed children that may still be exiting (stuck in D), before we stop asking.
 _QUEUE_LIMIT = 256
 _UNREAPED_LIMIT = 4
@@ -35,7 +39,7 @@ _UNREAPED_LIMIT = 4
 _QUESTION = struct.Struct("=QQQ")
 _ANSWER = struct.Struct("=QQQBQ")
 _ARGV, _GONE, _SIZE, _NO_SIZE = range(4)
-_LARGEST = _ANSWER.size + _CMDLINE_LIMIT
+_LARGEST = _ANSWER.size + _CMDLINE_LIMIT + _CGROUP_LIMIT
 
 Key = tuple[int, int]
 
@@ -45,11 +49,13 @@ class Answer:
     """What the witness saw of (pid, start_ticks): a command line, or later the size of its blob's file.
 
     ``argv`` None with ``blob_bytes`` None means that the process was gone or had another start time.
+    ``membership`` is a server's /proc/PID/cgroup text, b"" of anybody else.
     """
 
     key: Key
     argv: tuple[str, ...] | None = None
     blob_bytes: int | None = None
+    membership: bytes = b""
 
 
 @dataclass(slots=True)
@@ -146,7 +152,8 @@ class Witness:
         if kind == _SIZE:
             answer = Answer(key, blob_bytes=size)
         elif kind == _ARGV:
-            answer = Answer(key, split_cmdline(packet[_ANSWER.size :]))
+            said, membership = packet[_ANSWER.size :][:size], packet[_ANSWER.size :][size:]
+            answer = Answer(key, split_cmdline(said), membership=membership)
         else:
             answer = Answer(key)
         if kind in (_SIZE, _NO_SIZE, _GONE) and self._asked is not None and self._asked[1] == serial:
@@ -232,8 +239,11 @@ def give_evidence(proc: str, theirs: socket.socket) -> None:
         if data is None:
             theirs.send(_ANSWER.pack(serial, pid, start, _GONE, 0))
             continue
-        theirs.send(_ANSWER.pack(serial, pid, start, _ARGV, 0) + data)
-        size = _blob_bytes(proc, pid, data)
+        said = parse_argv(split_cmdline(data))
+        is_server = isinstance(said, ServerArgv)
+        membership = slurp(f"{proc}/{pid}/cgroup", _CGROUP_LIMIT) if is_server else None
+        theirs.send(_ANSWER.pack(serial, pid, start, _ARGV, len(data)) + data + (membership or b""))
+        size = _blob_bytes(proc, pid, said)
         theirs.send(_ANSWER.pack(serial, pid, start, _NO_SIZE if size is None else _SIZE, size or 0))
 
 
@@ -247,9 +257,8 @@ def _cmdline(proc: str, pid: int, start: int) -> bytes | None:
     return data if before.start_ticks == after.start_ticks == start else None
 
 
-def _blob_bytes(proc: str, pid: int, data: bytes) -> int | None:
+def _blob_bytes(proc: str, pid: int, runner: ServerArgv | RunnerArgv | None) -> int | None:
     """The size of the model file, as the runner sees it where we may look there, else as we see it."""
-    runner = parse_argv(split_cmdline(data))
     if not isinstance(runner, RunnerArgv) or not runner.model.startswith("/"):
         return None
     for path in (f"{proc}/{pid}/root{runner.model}", runner.model):
