@@ -40,6 +40,8 @@ def test_hup_takes_every_good_file_and_no_bad_one(guard: Guard) -> None:
         "broken": GOOD + "[cap\n",
         "a directory": None,
         "missing": None,
+        "unreadable": None,
+        "no text": b"\xff\xfe[\0c\0",
         "a pipe that nobody writes": None,
     }
     for count, (kind, content) in enumerate(bad.items(), 1):
@@ -70,6 +72,8 @@ def _put(path: Path, kind: str, content: str | bytes | None) -> None:
         path.mkdir()
     elif kind.startswith("a pipe"):
         os.mkfifo(path)
+    elif kind == "unreadable":
+        path.symlink_to("/proc/self/mem")  # root may open it, and every read of its start is an I/O error
     elif content is not None:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
