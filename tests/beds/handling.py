@@ -17,6 +17,10 @@ NOBODY_S = "/ollama-guard-nobody-s"
 """A cgroup that does not exist: a guard that watches it never meddles with other tests' servers."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
+# A guard ends within a second of TERM: 0.5 s of it are the last chance of hands that are deaf to it. The rest
+# is for this process, which has to be woken beside all other tests to see that it has ended.
+TERM_SECONDS = 1.3
+
 
 def hup(guard: Guard) -> None:
     """Ask for a reload."""

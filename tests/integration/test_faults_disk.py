@@ -14,7 +14,7 @@ from beds.cgroups import MemoryCgroup
 from beds.disks import full_disk, hanging_disk, read_only_disk
 from beds.fake_server import FakeServer
 from beds.guard import Guard
-from beds.handling import hup, term, wait_look, warned
+from beds.handling import TERM_SECONDS, hup, term, wait_look, warned
 from beds.hog import Hog
 from beds.yard import GIB, MIB
 
@@ -37,7 +37,7 @@ def yard() -> Iterator[tuple[MemoryCgroup, FakeServer]]:
 def test_a_broken_state_disk_costs_a_few_warnings_and_the_records_and_nothing_else(
     disk: Disk, yard: tuple[MemoryCgroup, FakeServer], tmp_path: Path
 ) -> None:
-    """It starts, relieves its cgroup, takes a new file on HUP, and ends within a second."""
+    """It starts, relieves its cgroup, takes a new file on HUP, and ends in time."""
     cgroup, server = yard
     guard = Guard(server.url, cgroup=f"/{cgroup.name}", home=tmp_path)
     with disk(guard.state), guard:
@@ -54,7 +54,7 @@ def test_a_broken_state_disk_costs_a_few_warnings_and_the_records_and_nothing_el
         wait_look(guard, lambda told: told["ollama"]["cap"]["soft"] == 1, "the new cap is in force")
         for text in ("last good", "status file is stale", "nothing is recorded"):
             guard.wait(lambda: warned(guard, text), 12, text)  # noqa: B023 - used at once
-        assert term(guard) < 1.3, guard.tail()
+        assert term(guard) < TERM_SECONDS, guard.tail()
     assert len(warned(guard, "last good")) == 2, guard.tail()
     assert len(warned(guard, "status file is stale")) == 1, guard.tail()
     assert len(warned(guard, "nothing is recorded")) == 1, guard.tail()

@@ -16,7 +16,7 @@ import pytest
 from beds import BedUnavailable
 from beds.disks import full_disk, read_only_disk
 from beds.guard import PROGRAM, Guard
-from beds.handling import NOBODY_S, look, term, wait_look, warned
+from beds.handling import NOBODY_S, TERM_SECONDS, look, term, wait_look, warned
 
 NOWHERE = "http://127.0.0.1:9"
 """The discard port: nobody listens there."""
@@ -97,7 +97,7 @@ def test_what_is_no_state_map_is_said_and_left_alone(guard: Guard, what: str) ->
     assert str(path) in sentence
     wait_look(guard, lambda told: told["mode"] == "enforce", "a first status")
     assert not (guard.home / "elsewhere").exists()
-    assert term(guard) < 1.3
+    assert term(guard) < TERM_SECONDS
 
 
 def test_a_file_in_the_runtime_directory_s_place_is_one_sentence(guard: Guard) -> None:
@@ -145,7 +145,7 @@ def test_a_full_runtime_directory_costs_the_memory_and_not_the_guard(guard: Guar
             wait_look(guard, lambda told: told["mode"] == "enforce", "a first status")
             (sentence,) = warned(guard, "pause and condemned models would not survive")
             assert "No space left" in sentence
-            assert term(guard) < 1.3
+            assert term(guard) < TERM_SECONDS
     except BedUnavailable as problem:
         pytest.skip(str(problem))
 

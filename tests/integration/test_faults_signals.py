@@ -15,7 +15,7 @@ import pytest
 from beds import BedUnavailable
 from beds.disks import hanging_disk
 from beds.guard import PROGRAM, Guard
-from beds.handling import NOBODY_S, hup, look, term, wait_look, warned
+from beds.handling import NOBODY_S, TERM_SECONDS, hup, look, term, wait_look, warned
 
 NOWHERE = "http://127.0.0.1:9"
 GOOD = f'[ollama]\nurl = "{NOWHERE}"\ncgroup = "{NOBODY_S}"\n'
@@ -40,6 +40,8 @@ def test_hup_takes_every_good_file_and_no_bad_one(guard: Guard) -> None:
         "broken": GOOD + "[cap\n",
         "a directory": None,
         "missing": None,
+        "unreadable": None,
+        "no text": b"\xff\xfe[\0c\0",
         "a pipe that nobody writes": None,
     }
     for count, (kind, content) in enumerate(bad.items(), 1):
@@ -70,6 +72,8 @@ def _put(path: Path, kind: str, content: str | bytes | None) -> None:
         path.mkdir()
     elif kind.startswith("a pipe"):
         os.mkfifo(path)
+    elif kind == "unreadable":
+        path.symlink_to("/proc/self/mem")  # root may open it, and every read of its start is an I/O error
     elif content is not None:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -94,7 +98,7 @@ def test_signals_of_every_kind_at_once_lose_no_reload_and_no_term(guard: Guard) 
     guard.wait_event("guard.reported", 5)
     guard.wait_event("config.reloaded", 10)
     os.kill(guard.pid, signal.SIGHUP)
-    assert term(guard) < 1.3
+    assert term(guard) < TERM_SECONDS
     assert "SIGTERM received" in guard.events("guard.stopping")[-1]["message"]
 
 
@@ -109,7 +113,7 @@ def test_a_configuration_on_a_disk_that_hangs_is_given_up(guard: Guard, tmp_path
             before = look(guard)["guard"]["cpu_seconds"]
             # A guard at rest ticks every 3 s, and the reload is given up after 5.
             wait_look(guard, lambda told: told["guard"]["cpu_seconds"] > before, "the tick goes on", 4.5)
-            assert term(guard) < 1.3
+            assert term(guard) < TERM_SECONDS
             guard.stop()
             began = time.monotonic()
             guard.start()
@@ -157,10 +161,10 @@ def test_a_log_whose_reader_went_away_stops_nothing(tmp_path: Path) -> None:
         began = time.monotonic()
         process.terminate()
         assert process.wait(10) == 0
-        assert time.monotonic() - began < 1.3
+        assert time.monotonic() - began < TERM_SECONDS
 
 
-def test_term_ends_it_within_a_second_while_every_tick_fails(tmp_path: Path) -> None:
+def test_term_ends_it_in_time_while_every_tick_fails(tmp_path: Path) -> None:
     """Senses that raise at every look, and hands that are deaf to TERM."""
     driver = Path(__file__).with_name("guard_driver.py")
     argv = [sys.executable, str(driver), str(tmp_path), str(tmp_path / "no-such-world"), "deaf"]
@@ -170,7 +174,7 @@ def test_term_ends_it_within_a_second_while_every_tick_fails(tmp_path: Path) -> 
     began = time.monotonic()
     process.terminate()
     assert process.wait(10) == 0
-    assert time.monotonic() - began < 1.3
+    assert time.monotonic() - began < TERM_SECONDS
     lines = (tmp_path / "log").read_text().splitlines()
     failed = [line for line in lines if "a tick failed" in line]
     assert 1 <= len(failed) <= 8, lines

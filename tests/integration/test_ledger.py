@@ -17,7 +17,7 @@ from beds.cgroups import MemoryCgroup
 from beds.disks import full_disk, hanging_disk, read_only_disk
 from beds.fake_server import FakeServer
 from beds.guard import Guard
-from beds.handling import look, term, wait_look, warned
+from beds.handling import TERM_SECONDS, look, term, wait_look, warned
 from beds.hog import Hog
 from beds.http import HttpFailure, request
 from beds.process import anon_bytes
@@ -187,5 +187,5 @@ def test_a_broken_disk_costs_the_ledger_one_warning_and_the_guard_nothing(
                 server.load("fat")
             guard.wait_event("load.aborted", 10, names="fat:latest")
         assert "(as measured before)" in guard.events("decision.made", rung="abort_load")[-1]["message"]
-        assert term(guard) < 1.3, guard.tail()
+        assert term(guard) < TERM_SECONDS, guard.tail()
     assert len(warned(guard, "footprint ledger")) == 1, guard.tail()

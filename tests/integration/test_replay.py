@@ -16,7 +16,7 @@ from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
 from beds.fake_server import FakeServer
 from beds.guard import Guard
-from beds.handling import NOBODY_S, hup, term, wait_look
+from beds.handling import NOBODY_S, TERM_SECONDS, hup, term, wait_look
 from beds.hands import UnixConnection
 from beds.hog import Hog
 from beds.yard import GIB, MIB
@@ -64,7 +64,7 @@ def test_a_story_with_a_reload_and_a_rescue_replays_the_same(
             guard.wait_event("model.unloaded", 10, names="mid:latest")
             assert hog.wait(10)
         wait_look(guard, lambda told: told["last_decision"]["outcome"] == "done", "its outcome is known")
-        assert term(guard) < 1.3, guard.tail()
+        assert term(guard) < TERM_SECONDS, guard.tail()
         told = replayed(guard)
         assert told["identical"], told
         assert told["decisions"] > 20

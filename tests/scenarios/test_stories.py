@@ -6,6 +6,7 @@ import pytest
 
 from ollama_guard.core.model import Activity, Level, Mode, OutcomeKind, Preference, Request, Rung
 from ollama_guard.core.policy import GIB, MIB, CapPolicy, ModelRule, OllamaPolicy, Policy, Protect
+from ollama_guard.settings.compiler import compile_text
 from ollama_guard.testing.scenario import World, blob_of
 
 
@@ -13,28 +14,37 @@ def rungs(world: World) -> list[Rung]:
     return [d.rung for d in world.decisions if d.actions]
 
 
-@pytest.mark.parametrize("rate", [150 * MIB, 1500 * MIB])
-def test_a_hog_costs_only_the_idle_model(rate: int) -> None:
-    """The job finishes, the busy model lives, the idle one goes, nothing is OOM-killed."""
-    world = World(other=500 * MIB)
-    world.load("big", 1536 * MIB)
-    world.load("tiny", 200 * MIB, busy=True)
+HOSTS = [4 * GIB, 15 * GIB]
+
+
+def host(capacity: int, rate: int) -> World:
+    """A host with an empty configuration file, an idle and a busy model, and a job that needs half of it."""
+    world = World(capacity=capacity, other=capacity // 8, policy=compile_text("", "an empty file"))
+    world.load("big", capacity * 3 // 8)
+    world.load("tiny", capacity // 20, busy=True)
     world.play(5)
-    world.hog_rate, world.hog_target = rate, 2700 * MIB - 500 * MIB
-    world.play(30)
+    world.hog_rate, world.hog_target = rate, capacity * 17 // 32
+    return world
+
+
+@pytest.mark.parametrize("capacity", HOSTS)
+@pytest.mark.parametrize("rate", [150 * MIB, 1500 * MIB])
+def test_a_hog_costs_only_the_idle_model(rate: int, capacity: int) -> None:
+    """The job finishes, the busy model lives, the idle one goes, and memory is never critical."""
+    world = host(capacity, rate)
+    world.play(capacity / rate + 30)
     assert world.hog_taken == world.hog_target
     assert world.model("tiny")
     assert not world.model("big")
     assert world.oom_kills == 0
-    assert all(action.names == ("big",) for action, _ in world.outcomes)
+    assert [action.names for action, _ in world.outcomes] == [("big",)]
+    assert max(decision.level for decision in world.decisions) < Level.CRITICAL
 
 
-def test_the_same_hog_is_fatal_without_the_guard() -> None:
-    world = World(other=500 * MIB)
-    world.load("big", 1536 * MIB)
-    world.load("tiny", 200 * MIB, busy=True)
-    world.hog_rate, world.hog_target = 150 * MIB, 2200 * MIB
-    for _ in range(300):
+@pytest.mark.parametrize("capacity", HOSTS)
+def test_the_same_hog_is_fatal_without_the_guard(capacity: int) -> None:
+    world = host(capacity, 150 * MIB)
+    while world.hog_taken < world.hog_target and not world.oom_kills:
         world.pass_time(0.1)
     assert world.oom_kills == 1
 

@@ -193,6 +193,44 @@ def test_a_guard_that_dies_at_any_two_points_comes_to_the_same_end() -> None:
         assert_healed(Guard(frozen_world(), frozenset(deaths)).begin().run())
 
 
+def test_where_manifests_cannot_be_renamed_any_two_deaths_come_to_the_same_end() -> None:
+    every = list(itertools.product(range(len(WHOLE) + 1), POINTS))
+    for deaths in itertools.combinations(every, 2):
+        world = frozen_world()
+        assert world.served is not None
+        world.served.writable = False
+        guard = Guard(world, frozenset(deaths)).begin().run()
+        assert_healed(guard)
+        assert len(guard.stored.condemned) == 2, deaths
+
+
+KILLED = [*WHOLE[:2], ActionKind.KILL_SERVER, *WHOLE[1:]]
+
+
+def killed(fault: str, *deaths: tuple[int, str]) -> Guard:
+    """A run whose first stop goes wrong, so that its server is killed, and then stopped for good."""
+    world = frozen_world()
+    assert world.served is not None
+    world.served.faults = {ActionKind.STOP: [fault]}
+    return Guard(world, frozenset(deaths)).begin().run(800)
+
+
+@pytest.mark.parametrize("fault", ["fail", "hang"])
+def test_a_server_that_cannot_be_stopped_is_killed_and_one_death_changes_nothing(fault: str) -> None:
+    assert killed(fault).posts == KILLED
+    for death in itertools.product(range(len(KILLED) + 1), POINTS):
+        assert_healed(killed(fault, death))
+
+
+@pytest.mark.parametrize(("fault", "points"), [("fail", POINTS), ("hang", ("stored", "effect"))])
+def test_any_two_deaths_around_the_kill_of_a_server_come_to_the_same_end(
+    fault: str, points: tuple[str, ...]
+) -> None:
+    """A stop that hangs is waited for, each time: there only two points, since so long is played."""
+    for deaths in itertools.combinations(itertools.product(range(len(KILLED) + 1), points), 2):
+        assert_healed(killed(fault, *deaths))
+
+
 def test_a_guard_that_stops_dying_after_any_number_of_deaths_starts_ollama_again() -> None:
     """However often it died, and wherever: the life that lasts brings the run to its end."""
     for count, point in itertools.product(range(1, 25), POINTS):
