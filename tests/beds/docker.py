@@ -85,9 +85,16 @@ class Container:
 
 
 class DockerEngine:
-    """A running dockerd. Enter it to start it; leaving ends it and all that it made."""
+    """A running dockerd. Enter it to start it; leaving ends it and all that it made.
 
-    def __init__(self) -> None:
+    Args:
+        options: further ones of dockerd's, instead of the storage that touches least but copies whole images.
+    """
+
+    def __init__(self, options: Sequence[str] = ("--storage-driver=vfs",)) -> None:
+        self._own_options = tuple(options)
+        self.starts = 0
+        """How many daemons there have been: each forgets the events of the one before."""
         self._serial = 0
         self._folder = Path()
         self._process: subprocess.Popen[bytes] | None = None
@@ -144,7 +151,7 @@ class DockerEngine:
         # The signal lets it end in order when the test run is killed.
         command = ["setpriv", "--pdeathsig", "TERM", "dockerd", "-H", self.url]
         command += [f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid"]
-        command += ["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]
+        command += ["--iptables=false", "--ip6tables=false", "--bridge=none", *self._own_options]
         command += [f"--cgroup-parent=/{self.cgroup}"]
         with log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -154,6 +161,7 @@ class DockerEngine:
                 self._knock()
                 with self.api(5.0) as api:
                     api.ping()
+                self.starts += 1
                 return
             time.sleep(0.1)
         tail = (folder / "dockerd.log").read_text(errors="replace")[-500:]

@@ -16,6 +16,8 @@ from beds.process import argv_of, rss_bytes
 
 SLEEP = ["/bin/sh", "-c", "exec sleep 100000"]
 SAMPLE_SECONDS = 0.05
+BY_A_NEW_DAEMON = frozenset({"kill", "die", "stop", "start"})
+"""It ends what an old one left, and starts what always restarts."""
 
 
 class RunnerWatch:
@@ -66,20 +68,36 @@ class Neighbour:
     def __init__(self, engine: DockerEngine, argv: Sequence[str] = SLEEP, **options: Any) -> None:
         self._engine = engine
         self.container: Container = engine.run(argv, name="neighbour", restart="always", **options)
-        self._pid = self.container.pid
-        self._since = time.time()
+        self._before = self._seen()
+        self._since, self._starts = time.time(), engine.starts
+
+    def _seen(self) -> tuple[Any, ...]:
+        """Which process it is, since when, and with which limits."""
+        told = self.container.inspect()
+        return told["State"]["Pid"], told["State"]["StartedAt"], told["HostConfig"]
+
+    @property
+    def pressure(self) -> Path:
+        """The PSI file of its cgroup."""
+        tree = find_trees().v2
+        assert tree is not None
+        return tree / self.container.cgroup.lstrip("/") / "memory.pressure"
 
     def stalled_seconds(self) -> float:
         """For how long, in all, one of its tasks has stalled for memory (PSI `some`)."""
-        tree = find_trees().v2
-        assert tree is not None
-        some = (tree / self.container.cgroup.lstrip("/") / "memory.pressure").read_text().splitlines()[0]
+        some = self.pressure.read_text().splitlines()[0]
         return int(some.rpartition("total=")[2]) / 1e6
 
     def assert_untouched(self) -> None:
-        """Docker did nothing to it, and it is the process that it was."""
-        assert events_of(self._engine, self.container, self._since) == []
-        assert self.container.pid == self._pid
+        """Docker did nothing to it, and it is the process that it was; a new daemon may have started it anew."""
+        done, seen = events_of(self._engine, self.container, self._since), self._seen()
+        if self._engine.starts == self._starts:
+            assert done == []
+            assert seen == self._before
+        else:
+            assert set(done) <= BY_A_NEW_DAEMON, done
+            assert seen[-1] == self._before[-1]
+            assert self.container.state["Running"]
 
 
 def events_of(engine: DockerEngine, container: Container, since: float) -> list[str]:

@@ -100,6 +100,12 @@ def argv_of(pid: int) -> list[str]:
     return [part.decode(errors="replace") for part in raw.rstrip(b"\0").split(b"\0")] if raw else []
 
 
+def environ_of(pid: int) -> dict[str, str]:
+    """What a process was started with (its owner's and root's to read)."""
+    lines = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
 def rss_bytes(pid: int) -> int:
     """Resident bytes of a process (statm); 0 when it has gone."""
     try:

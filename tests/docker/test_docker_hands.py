@@ -12,7 +12,7 @@ import pytest
 from beds.docker import Container, DockerEngine
 from beds.docker_ollama import ContainerOllama
 from beds.hands import HandsBed
-from beds.process import alive
+from beds.process import alive, environ_of
 from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Rung, ServerReading
 from ollama_guard.core.policy import OllamaPolicy, Policy
 from ollama_guard.core.runtime import Limits, RuntimeReading, RuntimeState
@@ -70,11 +70,6 @@ def entrypoint(tmp_path: Path) -> dict[str, Any]:
     return {"entrypoint": ["/bin/sh", f"{INSIDE}/{script.name}"], "binds": [f"{folder}:{INSIDE}:ro"]}
 
 
-def environ(pid: int) -> dict[str, str]:
-    lines = Path(f"/proc/{pid}/environ").read_text().split("\0")
-    return dict(line.split("=", 1) for line in lines if "=" in line)
-
-
 def test_the_real_ollama_in_a_container_is_constrained_stopped_started_and_released(
     docker_engine: DockerEngine,
     docker_ollama: Callable[..., ContainerOllama],
@@ -105,15 +100,15 @@ def test_the_real_ollama_in_a_container_is_constrained_stopped_started_and_relea
         done = bed.do(ActionKind.START)
         assert done.kind is OutcomeKind.DONE, done.detail
         server.wait_answering(SECONDS)
-        assert environ(server.pid)["OLLAMA_KEEP_ALIVE"] == "30s"
-        assert environ(server.pid)["OLLAMA_MAX_LOADED_MODELS"] == "1"
+        assert environ_of(server.pid)["OLLAMA_KEEP_ALIVE"] == "30s"
+        assert environ_of(server.pid)["OLLAMA_MAX_LOADED_MODELS"] == "1"
         done = bed.do(ActionKind.RELEASE)
         assert done.kind is OutcomeKind.DONE, done.detail
         assert server.container.limits()["CpuQuota"] == -1
         bed.do(ActionKind.STOP)
         bed.do(ActionKind.START)
         server.wait_answering(SECONDS)
-        assert environ(server.pid)["OLLAMA_KEEP_ALIVE"] == "1h", "the owner's own value is in force again"
+        assert environ_of(server.pid)["OLLAMA_KEEP_ALIVE"] == "1h", "the owner's own value is in force again"
 
 
 def test_hands_that_were_killed_while_ollama_was_stopped_start_it_again(
