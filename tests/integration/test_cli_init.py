@@ -94,9 +94,11 @@ class Box:
         own = f'url = "{self.server.url}"\ncgroup = "/{self.cgroup.name}"\n'
         self.put(CONFIG, f"# mine\n[ollama]\n{own}{more}")
 
-    def run(self, command: str, *arguments: str, main: str = MAIN) -> subprocess.CompletedProcess[str]:
-        """One command on this machine."""
-        argv = [sys.executable, "-I", "-c", main, command, *arguments, f"--root={self.root}"]
+    def run(
+        self, command: str, *arguments: str, main: str = MAIN, within: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """One command on this machine; ``within``: what it is run by."""
+        argv = [*within, sys.executable, "-I", "-c", main, command, *arguments, f"--root={self.root}"]
         environment = {
             "PATH": os.environ["PATH"],
             "RUNTIME_DIRECTORY": str(self.home / "run"),
@@ -260,6 +262,23 @@ def test_who_may_not_write_is_told_so_in_one_sentence_and_nothing_is_written(uni
     assert result.stderr.startswith("ollama-guard: nothing was written: this user may not write ")
     assert result.stderr.endswith("run it as root: sudo ollama-guard init --apply\n")
     assert result.stderr.count("\n") == 1
+    assert unit.tree() == before
+
+
+def test_a_read_only_disk_is_told_as_what_it_is(unit: Box) -> None:
+    """And not as a want of rights: no sudo helps there."""
+    before = unit.tree()
+    mounts = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+    result = unit.run(
+        "init", "--apply", within=["unshare", "--mount", "sh", "-c", mounts, "-", str(unit.root)]
+    )
+    if "unshare" in result.stderr or "mount:" in result.stderr:
+        pytest.skip(result.stderr)
+    assert result.returncode == 1
+    assert re.fullmatch(
+        r"ollama-guard: nothing was written: .* mounted read-only: remount it .*\n", result.stderr
+    )
+    assert "sudo" not in result.stderr
     assert unit.tree() == before
 
 

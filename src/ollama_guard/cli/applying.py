@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ollama_guard.cli.drafts import Draft, Plan
-from ollama_guard.cli.written import Record, below, unwritable
+from ollama_guard.cli.written import Record, below, read_only, unwritable
 from ollama_guard.errors import GuardError
 
 
@@ -57,6 +57,12 @@ def _written(record: Record, drafts: list[Draft]) -> Iterator[str]:
 
 def _check_rights(targets: list[Path]) -> None:
     refused = [str(target) for target in targets if unwritable(target)]
+    frozen = [str(target) for target in targets if read_only(target)]
+    if frozen:
+        raise GuardError(
+            f"nothing was written: the disk of {', '.join(frozen)} is mounted read-only: remount it writable,"
+            " or put there by other means what `ollama-guard init` shows"
+        )
     if refused:
         raise GuardError(
             f"nothing was written: this user may not write {', '.join(refused)}; run it as root:"

@@ -217,6 +217,17 @@ def keep_copy(path: Path, copy: Path) -> None:
 
 def unwritable(path: Path) -> bool:
     """Whether this user could not write a file there, folders that are missing included."""
+    path = _there(path)
+    return not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0))
+
+
+def read_only(path: Path) -> bool:
+    """Whether its file system takes no writes from anybody."""
+    return bool(os.statvfs(_there(path)).f_flag & os.ST_RDONLY)
+
+
+def _there(path: Path) -> Path:
+    """The path, or the deepest folder above it that is there."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    return not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0))
+    return path

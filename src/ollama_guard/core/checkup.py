@@ -103,13 +103,20 @@ def _locked(guard: GuardFacts) -> Iterator[Finding]:
     )
 
 
+# The unit may give no file to a group: the folder that tmpfiles makes does so for what is born in it.
+_GROUPS_ANEW = (
+    "systemd-sysusers ollama-guard.conf && systemd-tmpfiles --create ollama-guard.conf && systemctl restart"
+    " ollama-guard"
+)
+
+
 def _groups(guard: GuardFacts) -> Iterator[Finding]:
     for name in guard.missing_groups:
         yield Finding(
             "groups",
             f"there is no group {name}",
             "the guard's sockets then belong to root, and nobody else can read its status or speak to it",
-            f"groupadd --system {name} && systemctl restart ollama-guard",
+            f"{_GROUPS_ANEW} (run by hand: groupadd --system {name})",
         )
     for socket, group in guard.socket_groups.items():
         wanted = GROUPS.get(socket, group)
@@ -118,7 +125,7 @@ def _groups(guard: GuardFacts) -> Iterator[Finding]:
                 "groups",
                 f"{socket} belongs to the group {group}, not to {wanted}",
                 f"who is in {wanted} can't use it, though that is what the group is for",
-                f"systemctl restart ollama-guard (its user has to be in {wanted})",
+                f"{_GROUPS_ANEW} (run by hand, its user has to be in {wanted})",
             )
 
 
