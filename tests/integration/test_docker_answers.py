@@ -178,3 +178,35 @@ def test_without_time_left_docker_hangs_and_is_not_even_asked(
     assert failed(lambda: runtime.read("ollama", left)).kind == "hanging"
     assert failed(lambda: runtime.facts("ollama", 0, left)).kind == "hanging"
     assert docker.asked == []
+
+
+def test_an_answer_without_an_end_is_not_kept_in_memory(docker: FakeDocker, runtime: DockerRuntime) -> None:
+    sent = 0
+
+    def say(speaking: Speaking) -> None:
+        nonlocal sent
+        speaking.begin(200)
+        while sent < 2000:
+            speaking.chunk(b" " * 2**16)
+            sent += 1
+
+    docker.answers["GET /containers/ollama/json"] = say
+    assert failed(lambda: runtime.read("ollama", SECONDS)).kind == "bad_answer"
+    assert sent < 1000
+
+
+def test_an_answer_that_drips_ends_with_its_deadline(docker: FakeDocker, runtime: DockerRuntime) -> None:
+    over = threading.Event()
+
+    def say(speaking: Speaking) -> None:
+        speaking.begin(200)
+        while not over.wait(0.05):
+            speaking.chunk(b" ")
+
+    docker.answers["GET /containers/ollama/json"] = say
+    begun = time.monotonic()
+    try:
+        assert failed(lambda: runtime.read("ollama", 1.0)).kind == "hanging"
+    finally:
+        over.set()
+    assert time.monotonic() - begun < 4.0

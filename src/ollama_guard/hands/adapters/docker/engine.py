@@ -1,7 +1,7 @@
 """One Docker engine: calls under one total deadline, and their failures by name.
 
-A time-out of the SDK is per socket operation, so an answer that drips can outlast the deadline; then the lane
-that the call runs in gives it up.
+A time-out of the SDK is per socket operation, so an answer's body is read here, piece by piece, and no longer
+and no more than may be. Where its head drips, the lane that the call runs in gives it up.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import requests
@@ -39,6 +40,8 @@ _FOREIGN = (
 )  # fmt: skip
 # Bytes of a stream that are read at a time, and that one event may have; it has some hundreds.
 _READ_BYTES, _LONGEST_EVENT = 2**16, 2**18
+# Bytes of an answer; what Docker says of a container has some thousand, and it tells of all in one.
+_LARGEST_ANSWER = 2**23
 # Seconds; the SDK takes 0 for "no time-out".
 _SHORTEST_SECONDS = 0.001
 # What containerd 1.6 was seen to say, for good, of what such a start leaves; no call of Docker's clears it.
@@ -172,6 +175,7 @@ class Engine:
         chosen = kwargs_from_env({**os.environ, "DOCKER_HOST": self.address})
         client = APIClient(version=version, timeout=timeout_seconds, **chosen)
         client.trust_env = False
+        client.hooks["response"].append(partial(_read_whole, time.monotonic() + timeout_seconds))
         return client
 
 
@@ -219,6 +223,22 @@ def named(problem: Exception, address: str) -> RuntimeFailed:
 def _explained(problem: APIError) -> str:
     text = one_line(str(problem.explanation or problem), 300)
     return f"{text}; {_MAKE_ANEW}" if _HALF_MADE.search(text) else text
+
+
+def _read_whole(deadline_at: float, response: requests.Response, **call: Any) -> None:
+    """Read an answer's body before requests does, without bounds; a stream is read by who asked for it."""
+    if call.get("stream"):
+        return
+    body = bytearray()
+    for piece in response.iter_content(_READ_BYTES):
+        body += piece
+        if len(body) > _LARGEST_ANSWER:
+            response.close()
+            raise ValueError(f"an answer of more than {_LARGEST_ANSWER} bytes")
+        if time.monotonic() > deadline_at:
+            response.close()
+            raise TimeoutError
+    response._content = bytes(body)  # noqa: SLF001  (where requests keeps what it has read itself)
 
 
 def _lines(pieces: Iterable[bytes], over_at: float) -> Iterator[bytes]:
