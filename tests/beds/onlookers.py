@@ -89,7 +89,7 @@ class Neighbour:
         return int(some.rpartition("total=")[2]) / 1e6
 
     def assert_untouched(self) -> None:
-        """Docker did nothing to it, and it is the process that it was; a new daemon may have started it anew."""
+        """Docker did nothing to it, and it is the same process, unless a new daemon has started it anew."""
         done, seen = events_of(self._engine, self.container, self._since), self._seen()
         if self._engine.starts == self._starts:
             assert done == []
