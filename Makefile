@@ -69,7 +69,7 @@ bench: setup ## every benchmark, each with its control (root, an idle machine, 5
 	done; echo; echo "missed a budget:$${missed:- none}"; test -z "$$missed"
 
 # What takes times has the machine to itself, once; then all else is repeated, side by side.
-soak: setup ## the long forms: 20 times, clients of 5 minutes; takes an hour and a half, on an idle machine
+soak: setup ## the long forms: 20 times, with clients of 5 minutes; two to three hours, on an idle machine
 	@failed=; \
 	$(PYTEST) tests -n 0 -m soak --soak --timeout $(SOAK_TIMEOUT_SECONDS) || failed="$$failed alone"; \
 	$(PYTEST) tests -n $(JOBS) --dist load --maxschedchunk 1 --repeat 20 -m "(real or smallhost) and not soak" --soak \

@@ -25,7 +25,7 @@ from beds.http import free_port as find_free_port
 from beds.ollama_install import Installation
 from beds.real_ollama import RealOllama, install_with_models, is_prepared
 from beds.smallhost import SmallHost
-from beds.yard import GIB
+from beds.yard import CONTROLS, GIB
 
 TIERS = ("unit", "scenarios", "integration", "real", "smallhost", "docker", "vm")
 """In the order in which they run: what fails fast fails first."""
@@ -41,6 +41,9 @@ VM_SECONDS = 3600
 
 WORKERS_PER_CORE, WORKERS_MOST, WORKER_BYTES = 3, 6, 7 * GIB // 2
 """For `-n auto`: the tests mostly wait for their programs, and the few largest take a machine of 4 GiB."""
+
+SOAK_CONTROL_USES = 2
+"""In the long form a story with the guard off is told anew after so many uses of what it told."""
 
 _HERE = Path(__file__).parent
 _VM = _HERE / "vm"
@@ -59,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_unavailable_key] = {}
+    CONTROLS.uses_most = SOAK_CONTROL_USES if config.getoption("soak") else 0
     # A cancelled run ends like an interrupted one: the fixtures remove their beds.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
@@ -200,7 +204,7 @@ def repetition(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def soak(request: pytest.FixtureRequest) -> bool:
     """Whether this is `make soak`: let clients run for 5 minutes instead of 20 s."""
     return bool(request.config.getoption("soak"))

@@ -15,6 +15,8 @@ PROMPT = "Once upon a time there was a"
 SAMPLE_TOKENS = 32
 SPEED_UP = 1.5
 """A machine that was busy while the speed was measured may be less so while it counts."""
+STEADY_SPEED_UP = 1.2
+"""The same for an answer that has its own pace: the fake's, or one under a quota of CPU time."""
 
 
 @dataclass(slots=True)
@@ -72,14 +74,14 @@ class StreamingClient:
         self._thread = threading.Thread(target=self._run, name=f"stream {model}", daemon=True)
 
     @classmethod
-    def lasting(cls, url: str, model: str, seconds: float) -> Self:
+    def lasting(cls, url: str, model: str, seconds: float, *, speed_up: float = SPEED_UP) -> Self:
         """A client whose answer takes `seconds` or more, after the speed of a short answer measured now."""
         payload = {"model": model, "prompt": PROMPT, "raw": True, "stream": False}
         short = request(
             url, "POST", "/api/generate", payload | {"options": {"num_predict": SAMPLE_TOKENS}}, timeout=300
         )
         speed = short["eval_count"] / (short["eval_duration"] / 1e9)
-        return cls(url, model, max(16, round(SPEED_UP * speed * seconds)))
+        return cls(url, model, max(16, round(speed_up * speed * seconds)))
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -1,7 +1,6 @@
 """A yard: a memory-limited cgroup with an Ollama server inside and, if wanted, a guard that watches it."""
 
 import contextlib
-import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -117,10 +116,31 @@ def facts(told: Told) -> str:
     return "\n".join(f"{key}: {value}" for key, value in told.items())
 
 
-@functools.cache
+class Controls:
+    """What the stories tell with the guard off, which is told anew after ``uses_most`` uses (0: never)."""
+
+    def __init__(self) -> None:
+        self.uses_most = 0
+        self._told: dict[tuple[object, ...], tuple[Told, int]] = {}
+
+    def told(self, story: Callable[..., Told], where: tuple[str, ...]) -> Told:
+        """The story with the guard off, or what it told the last time."""
+        told, uses = self._told.get((story, *where), ({}, 0))
+        if not told or uses == self.uses_most != 0:
+            told, uses = story(*where, guarded=False), 0
+        self._told[(story, *where)] = told, uses + 1
+        return told
+
+
+CONTROLS = Controls()
+
+
 def unguarded(story: Callable[..., Told], *where: str) -> Told:
-    """The same story with the guard off, told once a session: repetition is about the guard."""
-    return story(*where, guarded=False)
+    """The same story with the guard off: once a process, since repetition is about the guard.
+
+    In the long form (`--soak`) it is told anew for every second use: for each one it would take half an hour.
+    """
+    return CONTROLS.told(story, where)
 
 
 @dataclass

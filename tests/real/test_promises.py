@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from beds.clients import RetryClient, StreamingClient
+from beds.clients import SPEED_UP, STEADY_SPEED_UP, RetryClient, StreamingClient
+from beds.cpu_quota import LONG_ANSWER_CORE, cpu_quota
 from beds.guard import Guard
 from beds.handling import kept, term
 from beds.process import alive
@@ -26,11 +27,14 @@ MORE_THAN_TINY = '[policy]\nmin_reclaim = "256MiB"\n'
 
 def hog_beside_an_answer(kind: str, *, guarded: bool, soak: bool = False) -> Told:
     """Big idle, tiny busy with a long answer, a hog that needs what big holds."""
-    limit, seconds = 2560 * MIB, (300.0 if soak else 7.0)
-    with yard(kind, limit, guarded=guarded) as place:
+    limit, (seconds, speed_up) = 2560 * MIB, ((300.0, STEADY_SPEED_UP) if soak else (7.0, SPEED_UP))
+    with yard(kind, limit, guarded=guarded) as place, contextlib.ExitStack() as stack:
         place.server.load("big")
+        if soak and kind == "real":
+            place.server.load("tiny")
+            stack.enter_context(cpu_quota(place.pid_of("tiny"), LONG_ANSWER_CORE))
         with (
-            StreamingClient.lasting(place.server.url, "tiny", seconds) as client,
+            StreamingClient.lasting(place.server.url, "tiny", seconds, speed_up=speed_up) as client,
             place.hog() as hog,
             Watch(place) as watch,
         ):

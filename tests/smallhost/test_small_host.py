@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from beds.clients import StreamingClient
+from beds.clients import SPEED_UP, STEADY_SPEED_UP, StreamingClient
+from beds.cpu_quota import LONG_ANSWER_CORE, cpu_quota
 from beds.fake_server import LaunchedFake
 from beds.guard import Guard
 from beds.hog import Hog
@@ -50,8 +51,12 @@ def job_beside_ollama(kind: str, pace: str, *, guarded: bool, soak: bool = False
             guard.wait_guarding(host.inner_pid(server.pid))
         server.load("big")
         # The answer outlasts the job: an idle model is fair game, and tiny is idle once it has answered.
-        seconds = 120.0 if soak else 9.0 + (JOB - HEAD_START) / rate
-        client = stack.enter_context(StreamingClient.lasting(server.url, "tiny", seconds))
+        seconds = 300.0 if soak else 9.0 + (JOB - HEAD_START) / rate
+        if soak and kind == "real":
+            server.load("tiny")
+            stack.enter_context(cpu_quota(server.runner_pids()["tiny"], LONG_ANSWER_CORE))
+        speed_up = STEADY_SPEED_UP if soak else SPEED_UP
+        client = stack.enter_context(StreamingClient.lasting(server.url, "tiny", seconds, speed_up=speed_up))
         assert client.wait_streaming()
         if guard is not None:
             guard.wait(lambda: guard.model_states().get("big") == "idle", 15, "big is idle")
