@@ -73,8 +73,8 @@ class Neighbour:
 
     def _seen(self) -> tuple[Any, ...]:
         """Which process it is, since when, and with which limits."""
-        told = self.container.inspect()
-        return told["State"]["Pid"], told["State"]["StartedAt"], told["HostConfig"]
+        state = self.container.state
+        return state["Pid"], state["StartedAt"], self.container.limits()
 
     @property
     def pressure(self) -> Path:
@@ -89,7 +89,7 @@ class Neighbour:
         return int(some.rpartition("total=")[2]) / 1e6
 
     def assert_untouched(self) -> None:
-        """Docker did nothing to it, and it is the same process, unless a new daemon has started it anew."""
+        """Docker did nothing to it, and it is as it was; but a new daemon may have started it anew."""
         done, seen = events_of(self._engine, self.container, self._since), self._seen()
         if self._engine.starts == self._starts:
             assert done == []

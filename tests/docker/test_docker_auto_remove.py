@@ -15,7 +15,7 @@ from beds.docker import DockerEngine
 from beds.docker_ollama import ContainerOllama
 from beds.guard import Guard
 from beds.ollama_install import Installation
-from beds.onlookers import events_of
+from beds.onlookers import Neighbour, events_of
 from beds.process import alive
 from beds.real_ollama import own_shelf
 
@@ -43,7 +43,7 @@ def test_a_container_that_its_stop_would_delete_survives_a_freeze_with_its_volum
         models=models, container={"auto_remove": True, "mem_limit": 600 * MIB, "mounts": [anonymous]}
     )
     assert server.container is not None
-    before, since = server.pid, time.time()
+    neighbour, before, since = Neighbour(docker_engine), server.pid, time.time()
     volume = next(m["Name"] for m in server.container.inspect()["Mounts"] if m["Type"] == "volume")
     with guard_of(server, docker_engine) as guard:
         guard.wait_guarding(before, SECONDS)
@@ -66,3 +66,4 @@ def test_a_container_that_its_stop_would_delete_survives_a_freeze_with_its_volum
     assert events_of(docker_engine, server.container, since) == []
     with docker_engine.api() as api:
         assert api.inspect_volume(volume)["Name"] == volume
+    neighbour.assert_untouched()

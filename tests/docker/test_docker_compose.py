@@ -13,6 +13,7 @@ from beds.compose import ComposeOllama
 from beds.docker import DockerEngine
 from beds.guard import Guard
 from beds.ollama_install import Installation
+from beds.onlookers import Neighbour
 from beds.real_ollama import own_shelf
 
 SECONDS = 240.0
@@ -35,7 +36,7 @@ def test_ps_and_up_know_the_container_as_before(
     cgroup = f"/{docker_engine.cgroup}"
     with project as server, Guard(server.url, cgroup=cgroup, ollama=WORD, config=QUICK, env=where) as guard:
         assert server.container is not None
-        before = server.pid
+        neighbour, before = Neighbour(docker_engine), server.pid
         guard.wait_guarding(before, SECONDS)
         guard.wait_event("runtime.found", SECONDS, kind="docker")
         os.kill(before, signal.SIGSTOP)
@@ -47,3 +48,4 @@ def test_ps_and_up_know_the_container_as_before(
         assert " Up " in server.compose("ps")
         assert "up-to-date" in server.compose("up", "-d")
         assert server.pid == recovered
+        neighbour.assert_untouched()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from beds.freezes import FREEZES, Freeze
 from beds.guard import Guard
 from beds.ollama_install import Installation
 from beds.onlookers import Neighbour, RunnerWatch
-from beds.process import alive
+from beds.process import Started, alive, launch
 from beds.real_ollama import own_shelf
 
 SECONDS = 240.0
@@ -35,18 +35,21 @@ FROZEN_SECONDS = 15.0
 WORD = 'authority = "server"\npoll = "2s"\nunresponsive_after = "4s"\nrequest_timeout = "3s"\n'
 QUICK = '[playbook.freeze]\nstuck_after = "5s"\nyoung_for = "0s"\nquiet = "10min"\n'
 
+Start = Callable[..., ContainerOllama]
 Freezing = tuple[ContainerOllama, Freeze]
+
+
+@pytest.fixture
+def models(ollama_installation: Installation, tmp_path: Path) -> Path:
+    """A model that fits and one that can't."""
+    return own_shelf(ollama_installation, tmp_path / "models", only=("tiny", "big"))
 
 
 @pytest.fixture(params=FREEZES)
 def freezing(
-    request: pytest.FixtureRequest,
-    docker_ollama: Callable[..., ContainerOllama],
-    ollama_installation: Installation,
-    tmp_path: Path,
+    request: pytest.FixtureRequest, docker_ollama: Start, models: Path, tmp_path: Path
 ) -> Iterator[Freezing]:
-    """A server of 600 MiB with a model that fits and one that can't, and the way in which it will freeze."""
-    models = own_shelf(ollama_installation, tmp_path / "models", only=("tiny", "big"))
+    """A server of 600 MiB, and the way in which it will freeze."""
     with ExitStack() as stack:
         freeze = stack.enter_context(FREEZES[request.param](tmp_path))
         options = {"restart": "always", "mem_limit": 600 * MIB, **freeze.container}
@@ -92,16 +95,42 @@ def steps_text(guard: Guard, frozen_at: float) -> str:
 def test_it_is_recovered_and_the_model_that_cannot_fit_gets_no_memory_whoever_asks_for_it(
     docker_engine: DockerEngine, freezing: Freezing
 ) -> None:
+    with recovered(docker_engine, freezing, ollama=WORD) as guard:
+        assert "by renaming" in guard.events("model.quarantined")[0]["message"]
+
+
+@pytest.mark.parametrize("freezing", ["stopped by a signal"], indirect=True)
+def test_where_the_guard_cannot_write_the_model_gets_no_memory_either_until_the_api_hides_it(
+    docker_engine: DockerEngine, freezing: Freezing, models: Path
+) -> None:
+    """As for the installed service with its `ProtectSystem=strict`: read-only for the guard alone."""
+    alone = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+
+    def launcher(argv: Sequence[str], **options: Any) -> Started:
+        return launch(["unshare", "--mount", "sh", "-c", alone, str(models), *argv], **options)
+
+    word = f'{WORD}models_folder = "{models}"\n'
+    with recovered(docker_engine, freezing, ollama=word, launcher=launcher) as guard:
+        hidden = guard.events("model.quarantined")[0]
+        assert "by the API" in hidden["message"]
+        stopped_at = next(wall(e) for e in guard.events("playbook.step") if e["step"] == "stop")
+        assert wall(hidden) > stopped_at
+        early = [e for e in guard.events("load.aborted") if stopped_at < wall(e) < wall(hidden)]
+        assert early, "nobody asked for it in between"
+        assert guard.events("blob.condemned")
+
+
+@contextmanager
+def recovered(engine: DockerEngine, freezing: Freezing, **options: Any) -> Iterator[Guard]:
+    """A guard that has recovered it while six clients kept asking for what can't fit, and got no memory."""
     server, freeze = freezing
-    neighbour, before = Neighbour(docker_engine), server.pid
+    neighbour, before = Neighbour(engine), server.pid
     with ExitStack() as stack:
-        watch = stack.enter_context(RunnerWatch(docker_engine, server.blob("big")))
+        watch = stack.enter_context(RunnerWatch(engine, server.blob("big")))
+        where = {"DOCKER_HOST": engine.url}
         guard = stack.enter_context(
-            Guard(
-                server.url, cgroup=f"/{docker_engine.cgroup}", ollama=WORD, config=QUICK,
-                env={"DOCKER_HOST": docker_engine.url},
-            )
-        )  # fmt: skip
+            Guard(server.url, cgroup=f"/{engine.cgroup}", config=QUICK, env=where, **options)
+        )
         guard.wait_guarding(before)
         guard.wait_event("runtime.found", SECONDS, kind="docker")
         clients = hungry(stack, server)
@@ -121,6 +150,7 @@ def test_it_is_recovered_and_the_model_that_cannot_fit_gets_no_memory_whoever_as
         heard = [a for c in clients for a in c.attempts if a.at > time.monotonic() - AFTER_SECONDS]
         assert {a.status for a in heard} <= {404, None}, heard[:5]
         neighbour.assert_untouched()
+        yield guard
 
 
 def test_without_the_guard_it_stays_frozen(freezing: Freezing) -> None:

@@ -1,7 +1,9 @@
 """The health check and the entrypoint in a real container: what Docker makes of each verdict of the guard."""
 
 import os
+import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,10 @@ from typing import Any
 import pytest
 
 from beds.docker import Container, DockerEngine
+from beds.docker_ollama import ContainerOllama
+from beds.guard import Guard
+from beds.ollama_install import Installation
+from beds.onlookers import Neighbour
 from ollama_guard.control.public import write_status
 from ollama_guard.core.model import Condition, Level
 from ollama_guard.core.state import ConditionState
@@ -17,6 +23,11 @@ from ollama_guard.testing.scenario import World
 
 HOOK = Path(__file__).parents[2] / "packaging" / "docker"
 SECOND = 1_000_000_000
+QUICK = '[playbook.freeze]\nstuck_after = "5s"\nyoung_for = "0s"\n'
+"""The guard's configuration: how soon what stands still is a freeze."""
+
+SOON = 'poll = "2s"\nunresponsive_after = "4s"\nrequest_timeout = "3s"\n'
+
 VERDICT_SECONDS = 30
 """Until Docker has checked again; it checks each second here."""
 OLLAMA = """#!/bin/sh
@@ -139,3 +150,50 @@ def test_a_restart_takes_over_what_the_guard_wrote(docker_engine: DockerEngine, 
     environment = environment_of(container)
     assert b"OLLAMA_NUM_PARALLEL=1" in environment
     assert b"PATH=/nowhere" not in environment
+
+
+def test_a_real_ollama_that_stops_is_unhealthy_and_is_healthy_again_with_a_guard_beside_it(
+    docker_engine: DockerEngine,
+    docker_ollama: Callable[..., ContainerOllama],
+    ollama_installation: Installation,
+    tmp_path: Path,
+) -> None:
+    """The real program is the client too, and the status is a running guard's, which may touch nothing."""
+    home = tmp_path / "guard"
+    public = home / "state" / "public"
+    public.mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ollama").symlink_to(ollama_installation.program)
+    server = docker_ollama(
+        env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "OLLAMA_GUARD_STATUS": "/var/public/status.json"},
+        container={
+            "entrypoint": ["/bin/sh", "/var/lib/ollama-guard-entrypoint"],
+            "binds": [f"{HOOK}:/var/lib:ro", f"{tmp_path}/bin:{tmp_path}/bin:ro", f"{public}:/var/public:ro"],
+            "healthcheck": {
+                "test": ["CMD", "/bin/sh", "/var/lib/ollama-health", "--timeout", "3"],
+                "interval": SECOND, "timeout": 15 * SECOND, "retries": 1,
+            },
+        },
+    )  # fmt: skip
+    neighbour, container = Neighbour(docker_engine), server.container
+    assert container is not None
+    assert verdict(container, time.time()) == (
+        "healthy", "healthy: Ollama answers; no news of a guard at /var/public/status.json"
+    )  # fmt: skip
+    where = {"DOCKER_HOST": docker_engine.url}
+    with Guard(
+        server.url, cgroup=f"/{docker_engine.cgroup}", config=QUICK, ollama=SOON, home=home, env=where
+    ) as guard:
+        guard.wait_guarding(server.pid)
+        guard.wait_event("runtime.found", VERDICT_SECONDS, kind="docker")
+        seen, line = verdict(container, time.time())
+        assert (seen, "the guard says that memory is at level ok" in line) == ("healthy", True), line
+        os.kill(server.pid, signal.SIGSTOP)
+        assert verdict(container, time.time()) == ("unhealthy", "unhealthy: Ollama did not answer within 3 s")
+        guard.wait_event("runtime.told", VERDICT_SECONDS, happening="unhealthy")
+        guard.wait_event("condition.changed", 60.0, condition="Frozen", holds=True)
+        os.kill(server.pid, signal.SIGCONT)
+        server.wait_answering(VERDICT_SECONDS)
+        guard.wait_event("runtime.told", VERDICT_SECONDS, happening="healthy")
+        assert not guard.events("playbook.started")
+    neighbour.assert_untouched()

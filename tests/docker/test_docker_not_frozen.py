@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from beds.docker_ollama import ContainerOllama
 from beds.guard import Guard
 from beds.ollama_install import Installation
 from beds.onlookers import Neighbour, events_of
-from beds.process import alive
+from beds.process import Launcher, Started, alive, launch
 from beds.real_ollama import own_shelf
 
 SECONDS = 120.0
@@ -97,7 +97,7 @@ SECOND = 1_000_000_000
 BROKEN_CHECK = {"test": ["CMD-SHELL", "exit 1"], "interval": SECOND, "retries": 1}
 STORIES: dict[str, tuple[Story, dict[str, Any], tuple[str, ...], str]] = {
     "paused": (paused, {}, ("pause", "unpause"), "it looks frozen, but ollama is paused"),
-    "a debugger": (traced, {}, (), ""),
+    "a debugger": (traced, {}, (), "it looks frozen, but a debugger is attached"),
     "a slow load": (loading_slowly, {}, ("update", "update"), ""),
     "a busy CPU": (busy, {}, ("update", "update"), ""),
     "a broken health check": (used, {"healthcheck": BROKEN_CHECK}, ("health_status: unhealthy",), ""),
@@ -148,7 +148,7 @@ def test_an_upgrade_is_waited_for_and_the_new_container_is_guarded(
     """Its owner stops it, takes it away and makes a new one of the same name, as `compose up` does."""
     models = own_shelf(ollama_installation, tmp_path / "models", only=("tiny",))
     server = docker_ollama(models=models, container={"restart": "always"})
-    old, since = server.container, time.time()
+    neighbour, old, since = Neighbour(docker_engine), server.container, time.time()
     assert old is not None
     where = {"DOCKER_HOST": docker_engine.url}
     cgroup = f"/{docker_engine.cgroup}"
@@ -168,6 +168,17 @@ def test_an_upgrade_is_waited_for_and_the_new_container_is_guarded(
         assert [e for name in ACTIONS for e in guard.events(name)] == []
     assert done.count("start") == 0, done
     assert events_of(docker_engine, new, since) == ["create", "start"]
+    neighbour.assert_untouched()
+
+
+def pressed_by(neighbour: Neighbour) -> Launcher:
+    """For a guard to whom the machine's pressure is the neighbour's: as if nobody else were at work on it."""
+    command = 'mount --bind "$0" /proc/pressure/memory && exec "$@"'
+
+    def start(argv: Sequence[str], **options: Any) -> Started:
+        return launch(["unshare", "--mount", "sh", "-c", command, str(neighbour.pressure), *argv], **options)
+
+    return start
 
 
 def test_a_neighbour_that_thrashes_is_no_reason_to_touch_ollama_nor_is_the_neighbour_touched(
@@ -188,11 +199,17 @@ def test_a_neighbour_that_thrashes_is_no_reason_to_touch_ollama_nor_is_the_neigh
     )
     before, since = server.pid, time.time()
     where = {"DOCKER_HOST": docker_engine.url}
-    cgroup = f"/{docker_engine.cgroup}"
-    with Guard(server.url, cgroup=cgroup, ollama=WORD, config=QUICK, env=where) as guard, used(server):
+    options = {"cgroup": f"/{docker_engine.cgroup}", "ollama": WORD, "config": f'{QUICK}full_above = "5%"\n'}
+    alone = pressed_by(neighbour)
+    with Guard(server.url, env=where, launcher=alone, **options) as guard, used(server):
         guard.wait_guarding(before, SECONDS)
         guard.wait_event("runtime.found", SECONDS, kind="docker")
         stalled = neighbour.stalled_seconds()
+        guard.wait(
+            lambda: any("it is somebody else's" in e["message"] for e in guard.events("decision.held")),
+            SECONDS,
+            "the thrash reaches the diagnosis",
+        )
         time.sleep(LONG_SECONDS)
         assert neighbour.stalled_seconds() > stalled + 1.0, "it does not thrash"
         assert [e for name in ACTIONS for e in guard.events(name)] == []

@@ -19,6 +19,7 @@ from beds.guard import Guard
 from beds.handling import look, wait_look
 from beds.http import request
 from beds.ollama_install import Installation
+from beds.onlookers import Neighbour
 from beds.real_ollama import own_shelf
 
 SECONDS = 180.0
@@ -50,8 +51,10 @@ def frozen(
 ) -> Iterator[Frozen]:
     """A guarded server of 600 MiB with a model that fits and one that can't, stopped by a signal just now.
 
-    Without the guard it would stay so for ever: to Docker it is a running container.
+    Without the guard it would stay so for ever: to Docker it is a running container. Its neighbour is never
+    touched.
     """
+    neighbour = Neighbour(docker_engine)
     models = own_shelf(ollama_installation, tmp_path / "models", only=("tiny", "big"))
     server = docker_ollama(models=models, container={"restart": "always", "mem_limit": 600 * MIB})
     has_proxy = "proxy" in request.fixturenames
@@ -62,6 +65,7 @@ def frozen(
         before = server.pid
         os.kill(before, signal.SIGSTOP)
         yield guard, server, before
+    neighbour.assert_untouched()
 
 
 def begun(guard: Guard, step: str) -> None:
