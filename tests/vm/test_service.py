@@ -139,3 +139,38 @@ def test_its_user_may_drive_ollamas_unit_and_no_other(vm: Vm, unit: str, verb: s
 def test_its_user_may_not_reload_systemd_or_start_a_unit_of_its_own(vm: Vm) -> None:
     for command in ("systemctl --no-ask-password daemon-reload", "systemd-run --no-ask-password true"):
         assert vm.run(f"runuser -u ollama-guard -- {command}", check=False).returncode != 0
+
+
+HOOK = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Hook(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+HTTPServer(("192.0.2.7", 8099), Hook).serve_forever()
+"""
+"""A webhook at an address of this very machine that is not loopback."""
+
+
+def test_a_webhook_beyond_loopback_is_cut_off_until_the_drop_in_lets_it_out(vm: Vm) -> None:
+    vm.run("ip address replace 192.0.2.7/32 dev lo")
+    vm.write("/root/hook.py", HOOK)
+    vm.run("systemctl stop hook; systemd-run -q --collect --unit=hook python3 /root/hook.py")
+    vm.wait("curl -fs -m 5 -d x http://192.0.2.7:8099/", 120, "the webhook answers")
+    config = '[notify]\nwebhook = "http://192.0.2.7:8099/s3cret"\ntimeout = "20s"\n'
+    vm.write("/etc/ollama-guard/ollama-guard.toml", config)
+    vm.run(f"systemctl restart {UNIT}", READY_SECONDS)
+
+    def told() -> str:
+        done = vm.run("ollama-guard notify test", 300, check=False)
+        return f"{done.returncode} {done.stdout}{done.stderr}"
+
+    vm.eventually(lambda: "drop-in network.conf" in told(), 300, "it is said what is missing")
+    vm.run(
+        f"install -D -m 644 -t /etc/systemd/system/{UNIT}.d /usr/share/ollama-guard/drop-ins/network.conf"
+        f" && systemctl daemon-reload && systemctl restart {UNIT}",
+        READY_SECONDS,
+    )
+    vm.eventually(lambda: told().startswith("0 ") and "no guard runs" not in told(), 300, "it is delivered")
+    vm.run("systemctl stop hook; ip address del 192.0.2.7/32 dev lo")

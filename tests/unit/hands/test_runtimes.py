@@ -83,6 +83,12 @@ class Story:
         self.loop.now += seconds
         return self.look()
 
+    def kept(self) -> None:
+        """Until what was to be written down is; the file alone may be there a moment earlier."""
+        ended: list[object] = []
+        self.runtimes._keeping.submit(lambda: None, self.loop.now + 10, ended.append)
+        self.loop.run_until(lambda: bool(ended))
+
     def tell(self, *servers: ServerReading) -> list[RuntimeReading]:
         """The sentinel tells the servers; what it is told in return."""
         self.runtimes.told(servers)
@@ -328,7 +334,7 @@ def test_what_may_be_done_and_what_would_help_is_said_once(
     journal.configure({"OLLAMA_GUARD_LOG": "json"}, os.dup(2))
     story.docker.readings["ollama"] = replace(CONTAINER, hint="add one line")
     story.tell(SERVER)
-    story.loop.run_until((story.folder / "runtimes.json").exists)
+    story.kept()
     story.later(CALM_SECONDS)
     story.docker.faults["read"] = HANGING
     story.later(CALM_SECONDS)
