@@ -53,6 +53,8 @@ def adopted(scene: Scene) -> Durable:
     durable, runtime = scene.state.durable, runtime_here(scene)
     if runtime is None or durable.constrained is not None or revive.in_run(durable):
         return durable
+    if runtime.read_at <= max(_ends(scene, ActionKind.RELEASE), default=-1.0):
+        return durable  # it tells of what has been lifted since then
     cap, constrains = lines.bound_of(runtime.left_lines), bool(runtime.left_lines.keys() - {lines.KEY})
     if constrains or runtime.owners_limit_bytes is not None:
         before = container_bytes(scene) if runtime.owners_limit_bytes is None else runtime.owners_limit_bytes
@@ -112,13 +114,18 @@ def to_release(scene: Scene) -> Action | None:
     constrained, calm = scene.state.durable.constrained, scene.state.calm_since_at
     if constrained is None or calm is None or scene.now - max(calm, constrained.at) < quiet_seconds(scene):
         return None
-    ends = [outcome for action, outcome in scene.state.finished if action.kind is ActionKind.RELEASE]
-    if ends and scene.now - ends[-1].at < AGAIN_SECONDS:
+    ends = _ends(scene, ActionKind.RELEASE)
+    if ends and scene.now - ends[-1] < AGAIN_SECONDS:
         return None
     quiet = seconds_text(scene.now - max(calm, constrained.at))
     return release_of(
         scene, constrained.runtime, f"all has been quiet for {quiet}: lift what the playbook set"
     )
+
+
+def _ends(scene: Scene, kind: ActionKind) -> list[float]:
+    """When the last actions of a kind ended, the newest last."""
+    return [outcome.at for action, outcome in scene.state.finished if action.kind is kind]
 
 
 def to_restart(scene: Scene) -> Action | None:
@@ -129,8 +136,8 @@ def to_restart(scene: Scene) -> Action | None:
         return None
     if durable.released or durable.playbook is not None or durable.stopped is not None:
         return None
-    tried = [outcome.at for action, outcome in scene.state.finished if action.kind is ActionKind.RESTART]
-    quiet = scene.now - max(calm, lines.written(durable).at, *tried)
+    before = (*_ends(scene, ActionKind.RELEASE), *_ends(scene, ActionKind.RESTART))
+    quiet = scene.now - max(calm, lines.written(durable).at, *before)
     listed = told is not None and told > idle  # Ollama itself says so: its list was asked for since then
     if durable.restarts >= RESTARTS or quiet < quiet_seconds(scene) or not listed:
         return None

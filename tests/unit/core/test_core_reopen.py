@@ -221,6 +221,20 @@ def reopen_due(world: World) -> Any:
     return decision if any(action.kind is ActionKind.RESTART for action in decision.actions) else None
 
 
+def test_what_was_read_before_a_release_tells_nothing_after_it() -> None:
+    """Hands read a runtime each 15 s: until then its reading still has the limit that was just lifted."""
+    world = lifted_world()
+    assert world.served is not None
+    world.served.reading = replace(world.served.reading, owners_limit_bytes=0)
+    release = Action(9, ActionKind.RELEASE, Rung.PLAYBOOK, world.now + 30, runtime="ollama.service")
+    ended = Outcome(9, OutcomeKind.DONE, world.now)
+    for read_at, adopted in ((world.now - 1, False), (world.now, False), (world.now + 1, True)):
+        snapshot = world.snapshot()
+        told = replace(snapshot, runtimes=(replace(snapshot.runtimes[0], read_at=read_at),))
+        state, _ = decide(world.policy, replace(world.state, finished=((release, ended),)), told)
+        assert (state.durable.constrained is not None) is adopted
+
+
 def test_whoever_starts_ollama_before_has_saved_the_restart() -> None:
     world = lifted_world()
     world.play(100)
