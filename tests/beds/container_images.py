@@ -6,6 +6,7 @@ Ollama needs. It is made once a machine (half a minute, 160 MB); so are the file
 
 import contextlib
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -27,13 +28,15 @@ OLLAMA = "ollama-real:1"
 VERSION = 1
 """To be raised whenever what is in the base changes, so that no old one is taken for it."""
 
-PYTHON = (3, 11)
+PYTHON = "3.11"
 """Of the base, for which the index has wheels."""
 
 BUILD_SECONDS = 900
 _PACKAGES = ("python3-venv", "haproxy", "libstdc++6", "libgcc-s1")
 _REPOSITORY = Path(__file__).parents[2]
 _LOCKS = ("requirements/runtime.lock", "requirements/build.lock")
+_SOURCES = ("sdnotify==",)
+"""What has no wheel; pip refuses a source where it fetches for another Python than its own."""
 _OLLAMA = f"""FROM {BASE}
 COPY bin/ /usr/lib/ollama/
 RUN ln -s /usr/lib/ollama/ollama-lib /bin/ollama
@@ -106,24 +109,33 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 def _index_files() -> Path:
     """A folder for each project, with its files."""
-    if sys.version_info[:2] != PYTHON:
-        raise BedUnavailable(f"wheels for Python {PYTHON} are fetched with that Python alone")
-    locks = [_REPOSITORY / name for name in _LOCKS]
-    digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:16]
+    locks = [(_REPOSITORY / name).read_text(encoding="utf-8") for name in _LOCKS]
+    digest = hashlib.sha256("".join(locks).encode()).hexdigest()[:16]
     made = cache_directory() / f"pip-index-{digest}"
     with locked(made.with_suffix(".lock")):
         if not made.exists():
             building = made.with_suffix(".building")
             shutil.rmtree(building, ignore_errors=True)
-            wanted = (word for lock in locks for word in ("-r", str(lock)))
-            pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
-            _run(*pip, "-d", str(building), *wanted)
+            wanted = [each for lock in locks for each in re.split(r"^(?=\w)", lock, flags=re.MULTILINE)]
+            sources = [each for each in wanted if each.startswith(_SOURCES)]
+            _download(building, [each for each in wanted if each not in sources], "--only-binary", ":all:",
+                      "--python-version", PYTHON)  # fmt: skip
+            _download(building, sources)
             for file in list(building.iterdir()):
                 project = file.name.partition("-")[0].replace("_", "-").lower()
                 (building / project).mkdir(exist_ok=True)
                 file.rename(building / project / file.name)
             building.rename(made)
     return made
+
+
+def _download(into: Path, wanted: list[str], *options: str) -> None:
+    """Fetch what these entries of a lock name."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lock", encoding="utf-8") as lock:
+        lock.write("".join(wanted))
+        lock.flush()
+        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
+        _run(*pip, *options, "-d", str(into), "-r", lock.name)
 
 
 def _run(*command: str) -> None:
