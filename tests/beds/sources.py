@@ -34,4 +34,4 @@ def wheels_of_this_environment(folder: Path) -> None:
         for path in (ROOT / "src").rglob("*.py"):
             archive.write(path, path.relative_to(ROOT / "src"))
     with zipfile.ZipFile(folder / "foreign-1-cp39-cp39-manylinux2014_x86_64.whl", "w") as archive:
-        archive.writestr("foreign.py", "")
+        archive.writestr("of_another_machine.py", "")

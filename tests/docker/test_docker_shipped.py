@@ -115,7 +115,7 @@ def wait_found(shipped: ShippedProject) -> None:
     """The guard has found Ollama's container and may do everything to it."""
     shipped.wait_event("ollama.found", SECONDS)
     found = shipped.wait_event("runtime.found", SECONDS, kind="docker")
-    assert (found["name"], found["verbs"]) == ("ollama", "stop start restart limit")
+    assert (found["name"], found["verbs"]) == ("ollama", "stop start limit")
     assert found["constrainable"] is True
 
 

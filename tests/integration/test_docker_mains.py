@@ -20,7 +20,7 @@ from ollama_guard.hands.adapters.docker import DockerRuntime
 from ollama_guard.hands.remembered import RememberedLimits
 
 SECONDS = 10.0
-ALL = ("stop", "start", "restart", "limit")
+ALL = ("stop", "start", "limit")
 
 
 @contextlib.contextmanager

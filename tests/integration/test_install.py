@@ -157,7 +157,7 @@ def test_a_staged_environment_knows_itself_by_where_it_will_be(wheels: Path, tmp
     assert done.returncode == 0, done.stderr
     venv = tmp_path / "opt/ollama-guard"
     assert sorted(p.name for p in (tmp_path / "opt").iterdir()) == ["ollama-guard"]
-    assert not list(venv.rglob("foreign.py"))
+    assert not list(venv.rglob("of_another_machine.py"))
     program = (venv / "bin/ollama-guard").read_text(encoding="utf-8")
     assert program.startswith("#!/opt/ollama-guard/bin/python -I\n")
     assert str(tmp_path).encode() not in b"".join(p.read_bytes() for p in venv.rglob("main*.pyc"))
