@@ -101,6 +101,10 @@ class ShippedProject:
         }
         guard["build"]["network"] = "host"
         guard.setdefault("environment", {})["OLLAMA_GUARD_LOG"] = "json"
+        # Two guards with one folder exclude each other, and the machine's own may have a guard in it.
+        shared, own = "/run/ollama-guard:/run/ollama-guard", f"{folder / 'run'}:/run/ollama-guard"
+        assert shared in guard["volumes"]
+        guard["volumes"] = [own if volume == shared else volume for volume in guard["volumes"]]
         change(file)
         self._file.write_text(json.dumps(file), encoding="utf-8")
         settings = self._folder / "config" / "ollama-guard.toml"

@@ -152,6 +152,13 @@ def everything_busy(kind: str, *, guarded: bool) -> Told:
         hog.grow(850 * MIB, 400 * MIB)
         grown = hog.wait(20)
         time.sleep(AFTERMATH_SECONDS if guarded else 0.0)
+
+        def listed() -> set[str]:
+            return {entry["name"] for entry in place.server.get("/api/ps")["models"]}
+
+        if place.guard is not None:  # a list of after the death comes first, then the guard's request
+            left = {f"{model}:latest" for model in place.loaded()}
+            place.guard.wait(lambda: listed() == left, 30.0, "the killed one is listed no more")
         kills = place.guard.events("decision.made", rung="kill_runner") if place.guard else []
         return {
             "hog finished": grown,
@@ -161,7 +168,7 @@ def everything_busy(kind: str, *, guarded: bool) -> Told:
             "cut": {model for model, client in clients.items() if client.answer.error},
             "killed": place.guard and [event["names"] for event in place.guard.events("runner.killed")],
             "levels": [event["level"] for event in kills],
-            "listed": {entry["name"] for entry in place.server.get("/api/ps")["models"]},
+            "listed": listed(),
             "evidence": place.evidence(),
         }
 

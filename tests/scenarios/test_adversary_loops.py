@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from ollama_guard.core.decide import absorb, decide
 from ollama_guard.core.model import (
     ActionKind,
@@ -54,11 +56,17 @@ def test_observing_tells_a_ghost_once_a_minute_at_most() -> None:
     assert lines == 1
 
 
-def test_a_ghost_is_cleared_once_and_never_while_its_model_loads_again() -> None:
+@pytest.mark.parametrize("seen_dead", [False, True])
+def test_a_ghost_is_cleared_once_and_never_while_its_model_loads_again(*, seen_dead: bool) -> None:
+    """Also where its runner was seen as a corpse before it was seen no more."""
     world = World()
     ghost = world.load("ghost", 300 * MIB)
     world.play(5)
     listed = world.snapshot().api.loaded
+    if seen_dead:
+        ghost.process_state = "Z"
+        world.tick()
+        world.pass_time(0.25)
     world.models.remove(ghost)
     purges = []
     for tick in range(60):

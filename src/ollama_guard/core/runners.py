@@ -160,8 +160,13 @@ def _anew(state: RunnerState, now: float) -> RunnerState:
 
 
 def _counts(reading: RunnerReading) -> bool:
-    """Proven, and not a corpse that only waits for its parent (its memory is gone already)."""
-    return reading.proven and reading.process_state not in ("Z", "X")
+    """Proven, and not a corpse that only waits for its parent or its last threads."""
+    return reading.proven and is_running(reading)
+
+
+def is_running(reading: RunnerReading) -> bool:
+    """Whether its first thread has not ended: it can be asked for something, as far as it goes."""
+    return reading.process_state not in ("Z", "X")
 
 
 def _remember_one(old: RunnerState | None, reading: RunnerReading, snapshot: Snapshot) -> RunnerState:

@@ -10,7 +10,7 @@ from ollama_guard.core.model import Level, Snapshot
 from ollama_guard.core.outcomes import without_forgotten
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.pressure import absent, observe
-from ollama_guard.core.runners import census, remember
+from ollama_guard.core.runners import census, is_running, remember
 from ollama_guard.core.scene import Scene, relief_seconds
 from ollama_guard.core.state import DomainState, State
 
@@ -78,7 +78,7 @@ def _diagnosed(scene: Scene, before: State, *, stalled: bool) -> Scene:
 
 def _gone(state: State, snapshot: Snapshot) -> dict[str, float]:
     """When the last runner of each blob was seen to be gone, until one is born again."""
-    alive = {reading.blob for reading in snapshot.runners}
+    alive = {reading.blob for reading in snapshot.runners if is_running(reading)}
     lost = {past.blob: snapshot.now for past in state.runners if past.blob and past.blob not in alive}
     known = {**lost, **state.gone_at}
     return {
