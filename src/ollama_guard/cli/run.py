@@ -84,14 +84,14 @@ def _policy(where: Places) -> tuple[str, list[str]]:
 
     late = False
     try:
-        policy_json = within(READ_SECONDS, lambda: _compiled(where.config))
+        policy_json, *hints = within(READ_SECONDS, lambda: _compiled(where.config)).split("\n")
     except TimeoutError:
         late = True
         problems = [f"the configuration file could not be read within {READ_SECONDS:.0f} s"]
     except ConfigError as error:
         problems = error.problems
     else:
-        return policy_json, [*_hints(where.config), *_kept(where)]
+        return policy_json, [*hints, *_kept(where)]
     try:
         kept = within(READ_SECONDS, lambda: _last_good(where.state_dir))
     except OSError as error:  # TimeoutError is one
@@ -108,24 +108,12 @@ def _refusal(problems: list[str], *, late: bool) -> GuardError:
 
 
 def _compiled(path: Path | None) -> str:
-    from ollama_guard.settings.compiler import canonical_json, compile_file
+    """The policy in one line, and a line for each thing that the file says and nobody heeds."""
+    from ollama_guard.settings.compiler import DEFAULT_PATH, canonical_json, compile_text, read_text
+    from ollama_guard.settings.ignored import hints
 
-    return canonical_json(compile_file(path))
-
-
-def _hints(path: Path | None) -> list[str]:
-    """What the file says and nobody heeds."""
-
-    def read() -> str:
-        from ollama_guard.settings.compiler import DEFAULT_PATH, read_text
-        from ollama_guard.settings.ignored import hints
-
-        return "\n".join(hints(read_text(path), str(path or DEFAULT_PATH)))
-
-    try:
-        return within(READ_SECONDS, read).splitlines()
-    except (OSError, ConfigError, ValueError):  # it was just read and good; whatever it is now, it runs
-        return []
+    text, origin = read_text(path), str(path or DEFAULT_PATH)
+    return "\n".join((canonical_json(compile_text(text, origin)), *hints(text, origin)))
 
 
 def _kept(where: Places) -> list[str]:

@@ -23,9 +23,7 @@ def position_of(scene: Scene) -> Position | None:
 
 def smallest(scene: Scene) -> CatalogueEntry | None:
     """The smallest installed model that can answer and fits alone; None where none is known."""
-    room, store = room_alone_bytes(scene), scene.snapshot.store
-    hidden = {spelled(entry.name) for entry in store.entries if not entry.returned}
-    hidden |= {spelled(entry.alias) for entry in store.entries}
+    room, hidden = room_alone_bytes(scene), scene.hidden_names
     able = [
         (size, entry.names, entry)
         for entry in scene.snapshot.catalogue

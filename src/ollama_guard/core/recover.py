@@ -6,6 +6,7 @@ Without the owner's word the same is announced as "would have", once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ollama_guard.core import hardcap, hiding, lines, playbook, reopen, revive, runs
@@ -99,31 +100,38 @@ def _freeze(scene: Scene, mode: Mode, *, busy: bool) -> Plan:
 
 
 def _small(scene: Scene, mode: Mode) -> Draft | None:
-    """Hide, cap, lift, bring back: what is done in quiet, one at a time."""
+    """What is done in quiet, one at a time; what has only been announced stands in nobody's way."""
+    return next((draft for draft in _wishes(scene, mode) if draft is not None), None)
+
+
+def _wishes(scene: Scene, mode: Mode) -> Iterator[Draft | None]:
+    """Hide, cap, lift, restart, bring back; None for what has been announced a while ago."""
     word = mode is Mode.ENFORCE and has_word(scene, runtime_here(scene))
     hide = hiding.to_hide(scene)
-    hiding_it = None if hide is None else _allowed(scene, hide, f"hide:{hide.blob}", word=word)
-    if hiding_it is not None:  # else it has been announced, and is not to stand in the way of the rest
-        return hiding_it
+    if hide is not None:
+        yield _allowed(scene, hide, f"hide:{hide.blob}", word=word)
     write = hardcap.to_write(scene)
-    writing = None if write is None else _allowed(scene, write, HARD_CAP, word=word)
-    if writing is not None:
-        return writing
+    if write is not None:
+        yield _allowed(scene, write, HARD_CAP, word=word)
     lift = reopen.to_release(scene) if mode is Mode.ENFORCE else None
-    restart = reopen.to_restart(scene)
-    restarting = None if lift is not None or restart is None else _allowed(scene, restart, RESTART, word=word)
-    if restarting is not None:
-        return restarting
+    restart = reopen.to_restart(scene) if lift is None else None
+    if restart is not None:
+        yield _allowed(scene, restart, RESTART, word=word)
     action = lift or (hiding.to_restore(scene) if word else None)
-    return None if action is None else Draft(action.rung, action.reason, action.kind, prepared=(action,))
+    if action is not None:
+        yield _done(action)
 
 
 def _allowed(scene: Scene, action: Action, key: str, *, word: bool) -> Draft | None:
     if word:
-        return Draft(action.rung, action.reason, action.kind, prepared=(action,))
+        return _done(action)
     runtime = runtime_here(scene)
     lacks = "" if has_word(scene, runtime) or runtime is None else f"; {lacks_word(runtime)}"
     return _announced(scene, key, f"{action.reason}{lacks}", action)
+
+
+def _done(action: Action) -> Draft:
+    return Draft(action.rung, action.reason, action.kind, prepared=(action,))
 
 
 def _announced(scene: Scene, key: str, reason: str, action: Action) -> Draft | None:

@@ -17,8 +17,9 @@ from ollama_guard.core.model import (
     Rung,
     Snapshot,
 )
-from ollama_guard.core.policy import GIB, Policy, Protect
+from ollama_guard.core.policy import GIB, Policy, Protect, spelled
 from ollama_guard.core.pressure import seconds_to
+from ollama_guard.core.quarantined import Hidden
 from ollama_guard.core.runners import Runner
 from ollama_guard.core.state import DomainState, Durable, Rates, State
 
@@ -72,6 +73,15 @@ class Scene:
         """Seconds until a threshold is crossed at this slope; 0 if it is, None = not in sight."""
         slope = self.domain(reading.name).slope_bytes_per_second
         return seconds_to(reading.available_bytes or 0, self.threshold(reading, level), slope)
+
+    @property
+    def hidden_names(self) -> frozenset[str]:
+        """The names (`spelled`) of hidden models, and those that they are kept as."""
+        entries = self.snapshot.store.entries
+        asked = {spelled(entry.name) for entry in entries if not entry.returned}
+        return frozenset(
+            asked | {spelled(entry.alias) for entry in entries if entry.how is not Hidden.DELETED}
+        )
 
     def within(self, name: str) -> list[Runner]:
         """Runners whose memory counts in a domain."""

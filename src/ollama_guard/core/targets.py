@@ -6,7 +6,6 @@ from ollama_guard.core import condemned, fit, sane
 from ollama_guard.core.foreseen import DEFAULT_CONTEXT_TOKENS
 from ollama_guard.core.model import CONTAINER, CatalogueEntry, Preference
 from ollama_guard.core.policy import Protect, spelled
-from ollama_guard.core.quarantined import Hidden
 from ollama_guard.core.recovery import Target
 from ollama_guard.core.runtime import RuntimeReading
 from ollama_guard.core.scene import Scene
@@ -39,21 +38,14 @@ def needs_bytes(scene: Scene, entry: CatalogueEntry) -> int:
     What it was condemned for counts if that was with no more context: then no load takes less.
     """
     foreseen = fit.newborn(scene, entry, DEFAULT_CONTEXT_TOKENS).foreseen_bytes or 0
-    return max(foreseen, *(_of_any_load(r) for r in _records(scene, entry.blob)), 0)
+    records = (r for r in scene.state.durable.condemned if r.blob == entry.blob)
+    return max(foreseen, *(r.needs_bytes for r in records if r.context_tokens <= DEFAULT_CONTEXT_TOKENS), 0)
 
 
 def condemned_needs_bytes(scene: Scene, record: Condemned) -> int:
     """As `needs_bytes`, of a condemned blob; also where the catalogue does not have it."""
     entry = next((e for e in scene.snapshot.catalogue if e.blob == record.blob), None)
     return record.needs_bytes if entry is None else needs_bytes(scene, entry)
-
-
-def _records(scene: Scene, blob: str) -> list[Condemned]:
-    return [record for record in scene.state.durable.condemned if record.blob == blob]
-
-
-def _of_any_load(record: Condemned) -> int:
-    return record.needs_bytes if record.context_tokens <= DEFAULT_CONTEXT_TOKENS else 0
 
 
 def unfit(scene: Scene) -> tuple[Target, ...]:
@@ -106,8 +98,7 @@ def to_verify(scene: Scene, attempt: int) -> str | None:
     """
     room = room_alone_bytes(scene)
     constrained = min(room or 0, scene.policy.playbook.memory_bytes)
-    hidden = {spelled(e.name) for e in scene.snapshot.store.entries if not e.returned}
-    hidden |= {spelled(e.alias) for e in scene.snapshot.store.entries if e.how is not Hidden.DELETED}
+    hidden = scene.hidden_names
     fitting = sorted(
         (entry.size_bytes or 0, name)
         for entry in scene.snapshot.catalogue
