@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from beds.cgroups import find_trees
 from beds.docker import Container, DockerEngine
 from beds.process import argv_of, rss_bytes
+from beds.sampling import Sampler
 
 SLEEP = ["/bin/sh", "-c", "exec sleep 100000"]
 SAMPLE_SECONDS = 0.05
@@ -20,7 +20,7 @@ BY_A_NEW_DAEMON = frozenset({"kill", "die", "stop", "start"})
 """It ends what an old one left, and starts what always restarts."""
 
 
-class RunnerWatch:
+class RunnerWatch(Sampler):
     """Samples every 50 ms what the runners of one blob hold, whichever server of the engine started them."""
 
     def __init__(self, engine: DockerEngine, blob: Path) -> None:
@@ -29,16 +29,7 @@ class RunnerWatch:
         assert tree is not None
         self._place, self._blob = tree / engine.cgroup, blob.name
         self._samples: list[tuple[float, int]] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
+        super().__init__(SAMPLE_SECONDS)
 
     def most_bytes(self, since: float) -> int:
         """The most that one held since then (time.time())."""
@@ -49,9 +40,9 @@ class RunnerWatch:
         times = [at for at, _ in self._samples if at >= since]
         return max((b - a for a, b in pairwise(times)), default=float("inf"))
 
-    def _run(self) -> None:
-        while not self._over.wait(SAMPLE_SECONDS):
-            self._samples.append((time.time(), max(map(rss_bytes, self._runners()), default=0)))
+    def look(self) -> None:
+        """Sample."""
+        self._samples.append((time.time(), max(map(rss_bytes, self._runners()), default=0)))
 
     def _runners(self) -> list[int]:
         pids: set[int] = set()

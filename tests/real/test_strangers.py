@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Self
 
 import pytest
 
 from beds.decoys import LAST_PID, Decoy, PidTakenError, at_pid, parented
 from beds.handling import wait_look
 from beds.process import alive, argv_of, children
+from beds.sampling import Sampler
 from beds.yard import GIB, MIB, Told, Yard, facts, unguarded, yard
 
 FOUND_SECONDS = 2.0
@@ -94,7 +93,7 @@ def restarted_among_strangers(kind: str, *, guarded: bool) -> Told:
         return told
 
 
-class Births:
+class Births(Sampler):
     """A thread that notes when each server of a yard was seen first, by the wall clock.
 
     Told is the end of the last look that did not see it yet: what is said to take long may be shorter.
@@ -103,28 +102,19 @@ class Births:
     def __init__(self, place: Yard) -> None:
         self._place = place
         self._seen: dict[int, float] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
+        self._before = time.time()
+        super().__init__(BIRTH_SECONDS)
 
     def of(self, pid: int) -> float:
         """When it came to be a process that a guard can know for Ollama's."""
         return self._seen[pid]
 
-    def _run(self) -> None:
-        before = time.time()
-        while not self._over.wait(BIRTH_SECONDS):
-            named = {pid for pid in self._place.cgroup.pids() if "ollama" in comm_of(pid)}
-            for pid in named - self._seen.keys():
-                self._seen[pid] = before
-            before = time.time()
+    def look(self) -> None:
+        """Note who is new."""
+        named = {pid for pid in self._place.cgroup.pids() if "ollama" in comm_of(pid)}
+        for pid in named - self._seen.keys():
+            self._seen[pid] = self._before
+        self._before = time.time()
 
 
 def comm_of(pid: int) -> str:

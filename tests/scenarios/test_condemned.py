@@ -36,6 +36,15 @@ def asked(world: World, context: int, weights: int = 1900 * MIB) -> Model:
     return model
 
 
+def in_vain(world: World, times: int, context: int, weights: int = 1900 * MIB) -> None:
+    """It is asked for again and again, and each load is ended."""
+    for _ in range(times):
+        asked(world, context, weights)
+        world.play(4, until=lambda w: not w.model("chat"))
+        assert not world.model("chat")
+        world.play(1)
+
+
 def record(world: World) -> Condemned:
     (condemned,) = world.state.durable.condemned
     return condemned
@@ -49,11 +58,7 @@ def hidden(world: World) -> tuple[str, ...]:
 def test_one_client_with_a_huge_context_takes_the_model_from_nobody_else() -> None:
     """Its own loads are ended at birth; one with the usual context is let through, and nothing is hidden."""
     world = world_of()
-    for _ in range(4):
-        asked(world, 131072)
-        world.play(4, until=lambda w: not w.model("chat"))
-        assert not world.model("chat")
-        world.play(1)
+    in_vain(world, 4, 131072)
     assert record(world).context_tokens == 131072
     world.play(30)
     assert hidden(world) == ()
@@ -65,10 +70,7 @@ def test_one_client_with_a_huge_context_takes_the_model_from_nobody_else() -> No
 
 def test_what_cannot_fit_with_the_least_context_is_hidden() -> None:
     world = world_of()
-    for _ in range(3):
-        asked(world, 4096, weights=9 * GIB)
-        world.play(4, until=lambda w: not w.model("chat"))
-        world.play(1)
+    in_vain(world, 3, 4096, weights=9 * GIB)
     world.play(10)
     assert hidden(world) == ("chat",)
 
@@ -101,10 +103,7 @@ def test_a_prompt_cache_that_fills_a_container_is_no_need_of_the_model(*, by_ker
 
 def test_who_brings_a_model_back_by_hand_gets_it_back() -> None:
     world = world_of()
-    for _ in range(3):
-        asked(world, 4096, weights=9 * GIB)
-        world.play(4, until=lambda w: not w.model("chat"))
-        world.play(1)
+    in_vain(world, 3, 4096, weights=9 * GIB)
     world.play(10)
     assert hidden(world) == ("chat",)
     world.requests = (Request(7, "restore", model="chat"),)
@@ -116,10 +115,7 @@ def test_who_brings_a_model_back_by_hand_gets_it_back() -> None:
 
 def test_release_takes_every_verdict_back() -> None:
     world = world_of()
-    for _ in range(2):
-        asked(world, 131072)
-        world.play(4, until=lambda w: not w.model("chat"))
-        world.play(1)
+    in_vain(world, 2, 131072)
     assert world.state.durable.condemned
     world.requests = (Request(7, "release"),)
     world.play(3)
@@ -132,10 +128,7 @@ def test_a_machine_that_stays_short_for_others_reasons_is_kept_in_order_all_the_
     world.other = 6800 * MIB
     world.play(20)
     assert world.state.level is Level.SOFT
-    for _ in range(3):
-        asked(world, 4096, weights=9 * GIB)
-        world.play(4, until=lambda w: not w.model("chat"))
-        world.play(1)
+    in_vain(world, 3, 4096, weights=9 * GIB)
     world.play(10)
     assert world.state.level is Level.SOFT
     assert hidden(world) == ("chat",)
