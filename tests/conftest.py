@@ -33,9 +33,6 @@ TIERS = ("unit", "scenarios", "integration", "real", "smallhost", "docker", "vm"
 REPEATED = frozenset({"real", "smallhost"})
 """Behaviour on a live machine varies from run to run, so `--repeat` is about these."""
 
-TRIED_AGAIN = frozenset({"unit", "integration"})
-"""What `--reruns` is about: programs that get too little time. A live tier's failure is a finding."""
-
 VM_SECONDS = 3600
 """For one test in the emulator, and for building and booting it before the first."""
 
@@ -105,8 +102,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     else:
         items.sort(key=lambda item: TIERS.index(tier) if (tier := _tier(item)) in TIERS else len(TIERS))
     for item in items:
-        if _tier(item) not in TRIED_AGAIN:
-            item.add_marker(pytest.mark.flaky(reruns=0))
         if (tier := _tier(item)) == "vm":
             item.add_marker("vm")
             item.add_marker(pytest.mark.xdist_group("vm"))
