@@ -39,9 +39,13 @@ VM_SECONDS = 3600
 WORKERS_PER_CORE, WORKERS_MOST, WORKER_BYTES = 3, 6, 7 * GIB // 2
 """For `-n auto`: the tests mostly wait for their programs, and the few largest take a machine of 4 GiB."""
 
+LONG_ANSWER_EVERY = 5
+"""Meanwhile the story holds 2.5 to 4 GiB, so few go on at a time: all of them would take hours more."""
+
 SOAK_CONTROL_USES = 2
 """In the long form a story with the guard off is told anew after so many uses of what it told."""
 
+_NUMBERED = re.compile(r"test_\d+_")
 _HERE = Path(__file__).parent
 _VM = _HERE / "vm"
 _unavailable_key = pytest.StashKey[dict[str, str]]()
@@ -109,6 +113,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if tier in REPEATED:
             item.add_marker(tier)
             item.add_marker(pytest.mark.xdist_group(_story(item)))
+            if _NUMBERED.match(item.name):
+                item.add_marker("story")
         if tier == "docker":
             item.add_marker(tier)
         if item.get_closest_marker("soak") and not config.getoption("soak"):
@@ -203,6 +209,12 @@ def repetition(request: pytest.FixtureRequest) -> int:
 def soak(request: pytest.FixtureRequest) -> bool:
     """Whether this is `make soak`: let clients run for 5 minutes instead of 20 s."""
     return bool(request.config.getoption("soak"))
+
+
+@pytest.fixture
+def long_answer(request: pytest.FixtureRequest) -> bool:
+    """Whether an answer takes 5 minutes: in every fifth run of `make soak`, since all else waits for it."""
+    return bool(request.config.getoption("soak")) and _repetition(request.node) % LONG_ANSWER_EVERY == 0
 
 
 @pytest.fixture
