@@ -8,7 +8,7 @@ failure.
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +29,9 @@ from beds.yard import CONTROLS, GIB
 
 TIERS = ("unit", "scenarios", "integration", "real", "smallhost", "docker", "vm")
 """In the order in which they run: what fails fast fails first."""
+
+WAITERS_END = 0.8
+"""After this share of all others the last test of Docker begins: the longest of them takes three minutes."""
 
 REPEATED = frozenset({"real", "smallhost"})
 """Behaviour on a live machine varies from run to run, so `--repeat` is about these."""
@@ -104,7 +107,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("soak"):  # the tests that last 5 minutes are spread over the whole run
         items.sort(key=_repetition)
     else:
-        items.sort(key=lambda item: TIERS.index(tier) if (tier := _tier(item)) in TIERS else len(TIERS))
+        items[:] = _in_order(items)
     for item in items:
         if (tier := _tier(item)) == "vm":
             item.add_marker("vm")
@@ -119,6 +122,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(tier)
         if item.get_closest_marker("soak") and not config.getoption("soak"):
             item.add_marker(pytest.mark.skip(reason="a long form: `make soak` runs it"))
+
+
+def _in_order(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """By tier; but those that mostly wait for Docker are spread among those that compute, and end before."""
+    rank = {tier: place for place, tier in enumerate(TIERS)}
+    computing = sorted(
+        (i for i in items if _tier(i) != "docker"), key=lambda i: rank.get(_tier(i), len(rank))
+    )
+    waiting = [item for item in items if _tier(item) == "docker"]
+    places = [(k / len(computing), item) for k, item in enumerate(computing)]
+    places += [(k / len(waiting) * WAITERS_END, item) for k, item in enumerate(waiting)]
+    return [item for _, item in sorted(places, key=lambda place: place[0])]
 
 
 def _repetition(item: pytest.Item) -> int:
