@@ -159,7 +159,7 @@ def _listed(runners: Iterable[Runner]) -> str:
 def newborn(scene: Scene, entry: CatalogueEntry, most_tokens: int | None = None) -> Runner:
     """A runner of this model as it would be seen at its birth, were it born now, with so much context."""
     row = _last_load(scene, entry.blob)
-    context = (row.key.context_tokens or None) if row else None
+    context = (sane.count(row.key.context_tokens) or None) if row else None
     if most_tokens is not None and (context or most_tokens) >= most_tokens:
         context = min(most_tokens, sane.count(entry.training_context) or most_tokens)
     reading = RunnerReading(
@@ -170,9 +170,9 @@ def newborn(scene: Scene, entry: CatalogueEntry, most_tokens: int | None = None)
         proven=True,
         proof="thought of",
         blob=entry.blob,
-        blob_bytes=entry.size_bytes,
+        blob_bytes=sane.count(entry.size_bytes),
         context_tokens=context,
-        parallel=(row.key.parallel or None) if row else None,
+        parallel=(sane.count(row.key.parallel) or None) if row else None,
         weights_mapped=row.key.weights_mapped if row else _maps_weights(scene),
         cache_type=next((r.reading.cache_type for r in scene.runners), ""),
         anon_bytes=0,
