@@ -24,6 +24,9 @@ ALONE = status=$$?; test $$status = 1 || exit $$status; \
 TRIALS ?= 200
 TICKS  ?= 300000
 
+# How often each is told in `make soak`.
+SOAK ?= 20
+
 # A bed's client may run for 5 minutes, a benchmark for 7, and the beds are built within the first test that asks.
 SOAK_TIMEOUT_SECONDS := 1800
 
@@ -70,11 +73,11 @@ bench: setup ## every benchmark, each with its control (root, an idle machine, 5
 	  echo; echo "## $$each"; $(BIN)/python -m benchmarks.$$each || missed="$$missed $${each%% *}"; \
 	done; echo; echo "missed a budget:$${missed:- none}"; test -z "$$missed"
 
-# What takes times has the machine to itself, once; then all else is repeated, side by side.
-soak: setup ## the long forms: 20 times, with clients of 5 minutes; two to three hours, on an idle machine
+# What takes times has the machine to itself, once; then the numbered promises are repeated, side by side.
+soak: setup ## the promises in their long form, 20 times, with clients of 5 minutes: two hours on an idle machine
 	@failed=; \
 	$(PYTEST) tests -n 0 -m soak --soak --timeout $(SOAK_TIMEOUT_SECONDS) || failed="$$failed alone"; \
-	$(PYTEST) tests -n $(JOBS) --dist load --maxschedchunk 1 --repeat 20 -m "(real or smallhost) and not soak" --soak \
+	$(PYTEST) tests -n $(JOBS) --dist load --maxschedchunk 1 --repeat $(SOAK) -m "story and not soak" --soak \
 	  --timeout $(SOAK_TIMEOUT_SECONDS) || failed="$$failed repeated"; \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 

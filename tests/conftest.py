@@ -8,7 +8,7 @@ failure.
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,6 +30,9 @@ from beds.yard import CONTROLS, GIB
 TIERS = ("unit", "scenarios", "integration", "real", "smallhost", "docker", "vm")
 """In the order in which they run: what fails fast fails first."""
 
+WAITERS_END = 0.8
+"""After this share of all others the last test of Docker begins: the longest of them takes three minutes."""
+
 REPEATED = frozenset({"real", "smallhost"})
 """Behaviour on a live machine varies from run to run, so `--repeat` is about these."""
 
@@ -39,9 +42,13 @@ VM_SECONDS = 3600
 WORKERS_PER_CORE, WORKERS_MOST, WORKER_BYTES = 3, 6, 7 * GIB // 2
 """For `-n auto`: the tests mostly wait for their programs, and the few largest take a machine of 4 GiB."""
 
+LONG_ANSWER_EVERY = 5
+"""Meanwhile the story holds 2.5 to 4 GiB, so few go on at a time: all of them would take hours more."""
+
 SOAK_CONTROL_USES = 2
 """In the long form a story with the guard off is told anew after so many uses of what it told."""
 
+_NUMBERED = re.compile(r"test_\d+_")
 _HERE = Path(__file__).parent
 _VM = _HERE / "vm"
 _unavailable_key = pytest.StashKey[dict[str, str]]()
@@ -100,7 +107,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("soak"):  # the tests that last 5 minutes are spread over the whole run
         items.sort(key=_repetition)
     else:
-        items.sort(key=lambda item: TIERS.index(tier) if (tier := _tier(item)) in TIERS else len(TIERS))
+        items[:] = _in_order(items)
     for item in items:
         if (tier := _tier(item)) == "vm":
             item.add_marker("vm")
@@ -109,10 +116,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if tier in REPEATED:
             item.add_marker(tier)
             item.add_marker(pytest.mark.xdist_group(_story(item)))
+            if _NUMBERED.match(item.name):
+                item.add_marker("story")
         if tier == "docker":
             item.add_marker(tier)
         if item.get_closest_marker("soak") and not config.getoption("soak"):
             item.add_marker(pytest.mark.skip(reason="a long form: `make soak` runs it"))
+
+
+def _in_order(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """By tier; but those that mostly wait for Docker are spread among those that compute, and end before."""
+    rank = {tier: place for place, tier in enumerate(TIERS)}
+    computing = sorted(
+        (i for i in items if _tier(i) != "docker"), key=lambda i: rank.get(_tier(i), len(rank))
+    )
+    waiting = [item for item in items if _tier(item) == "docker"]
+    places = [(k / len(computing), item) for k, item in enumerate(computing)]
+    places += [(k / len(waiting) * WAITERS_END, item) for k, item in enumerate(waiting)]
+    return [item for _, item in sorted(places, key=lambda place: place[0])]
 
 
 def _repetition(item: pytest.Item) -> int:
@@ -203,6 +224,12 @@ def repetition(request: pytest.FixtureRequest) -> int:
 def soak(request: pytest.FixtureRequest) -> bool:
     """Whether this is `make soak`: let clients run for 5 minutes instead of 20 s."""
     return bool(request.config.getoption("soak"))
+
+
+@pytest.fixture
+def long_answer(request: pytest.FixtureRequest) -> bool:
+    """Whether an answer takes 5 minutes: in every fifth run of `make soak`, since all else waits for it."""
+    return bool(request.config.getoption("soak")) and _repetition(request.node) % LONG_ANSWER_EVERY == 0
 
 
 @pytest.fixture

@@ -32,8 +32,13 @@ def at_pid(pid: int, launcher: Launcher = launch) -> Launcher:
     def start(argv: Sequence[str], *, env: Mapping[str, str] | None = None, **kwargs: Any) -> Started:
         waiting = ["/bin/sh", "-c", 'read -r _ && exec "$@"', "wait", *argv]
         for _ in range(_PID_TRIES):
+            # Put back, or the next processes of the whole machine would get PIDs that others have just left.
+            newest = LAST_PID.read_text()
             LAST_PID.write_text(str(pid - 1))
-            started = launcher(waiting, env=env, **kwargs)
+            try:
+                started = launcher(waiting, env=env, **kwargs)
+            finally:
+                LAST_PID.write_text(newest)
             if started.pid == pid:
                 started.stdin.write(b"\n")
                 started.stdin.flush()

@@ -34,11 +34,14 @@ Guard = Callable[..., subprocess.CompletedProcess[str]]
 def guard(tmp_path: Path) -> Guard:
     """Runs the program with its directories in a temporary place."""
 
-    def run(*arguments: str, main: str = MAIN, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, main: str = MAIN, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": os.environ["PATH"],
             "RUNTIME_DIRECTORY": str(tmp_path / "run"),
             "STATE_DIRECTORY": f"{tmp_path / 'state'}:/second",
+            **(env or {}),
         }
         return subprocess.run(
             [sys.executable, "-I", "-c", main, *arguments],
@@ -529,7 +532,8 @@ def test_once_with_a_bad_file_is_exit_code_78(guard: Guard, tmp_path: Path) -> N
 
 def completed(guard: Guard, tmp_path: Path, line: str) -> list[str]:
     """What bash itself completes a line to, by typer's own script, words broken as bash breaks them."""
-    script = guard("--show-completion", "bash", main=AS_PROGRAM).stdout
+    # Not by `--show-completion bash`, which asks what shell it was started from, and make has sh.
+    script = guard(main=AS_PROGRAM, env={"_OLLAMA_GUARD_COMPLETE": "source_bash"}).stdout
     words = [word for word in re.split(r"(\s+|:)", line) if word.strip()]
     words += [""] if line.endswith(" ") else []
     quoted = " ".join(f"'{word}'" for word in words)

@@ -25,12 +25,12 @@ AFTERMATH_SECONDS = 2.0
 MORE_THAN_TINY = '[policy]\nmin_reclaim = "256MiB"\n'
 
 
-def hog_beside_an_answer(kind: str, *, guarded: bool, soak: bool = False) -> Told:
+def hog_beside_an_answer(kind: str, *, guarded: bool, long_answer: bool = False) -> Told:
     """Big idle, tiny busy with a long answer, a hog that needs what big holds."""
-    limit, (seconds, speed_up) = 2560 * MIB, ((300.0, STEADY_SPEED_UP) if soak else (7.0, SPEED_UP))
+    limit, (seconds, speed_up) = 2560 * MIB, ((300.0, STEADY_SPEED_UP) if long_answer else (7.0, SPEED_UP))
     with yard(kind, limit, guarded=guarded) as place, contextlib.ExitStack() as stack:
         place.server.load("big")
-        if soak and kind == "real":
+        if long_answer and kind == "real":
             place.server.load("tiny")
             stack.enter_context(cpu_quota(place.pid_of("tiny"), LONG_ANSWER_CORE))
         with (
@@ -54,10 +54,10 @@ def hog_beside_an_answer(kind: str, *, guarded: bool, soak: bool = False) -> Tol
             }
 
 
-def test_1_the_idle_model_goes_before_hard_and_the_answer_runs_on(kind: str, soak: bool) -> None:  # noqa: FBT001
+def test_1_the_idle_model_goes_before_hard_and_the_answer_runs_on(kind: str, long_answer: bool) -> None:  # noqa: FBT001
     """A hog fills the cgroup: the idle model goes before `hard`, the answer ends, nobody is OOM-killed."""
     assert unguarded(hog_beside_an_answer, kind)["oom kills"] != 0
-    told = hog_beside_an_answer(kind, guarded=True, soak=soak)
+    told = hog_beside_an_answer(kind, guarded=True, long_answer=long_answer)
     hard = 2560 * MIB * 8 // 100
     assert told["oom kills"] == 0, facts(told)
     assert told["hog finished"], facts(told)

@@ -36,7 +36,7 @@ def server_inside(host: SmallHost, kind: str) -> RealServer | LaunchedFake:
     return RealServer(install(), launcher=host.popen)
 
 
-def job_beside_ollama(kind: str, pace: str, *, guarded: bool, soak: bool = False) -> Told:
+def job_beside_ollama(kind: str, pace: str, *, guarded: bool, long_answer: bool = False) -> Told:
     """Tiny busy with a long answer, big idle, a neighbour, and a job that grows to 2.7 GiB."""
     rate = RATES[pace]
     with contextlib.ExitStack() as stack:
@@ -51,11 +51,11 @@ def job_beside_ollama(kind: str, pace: str, *, guarded: bool, soak: bool = False
             guard.wait_guarding(host.inner_pid(server.pid))
         server.load("big")
         # The answer outlasts the job: an idle model is fair game, and tiny is idle once it has answered.
-        seconds = 300.0 if soak else 9.0 + (JOB - HEAD_START) / rate
-        if soak and kind == "real":
+        seconds = 300.0 if long_answer else 9.0 + (JOB - HEAD_START) / rate
+        if long_answer and kind == "real":
             server.load("tiny")
             stack.enter_context(cpu_quota(server.runner_pids()["tiny"], LONG_ANSWER_CORE))
-        speed_up = STEADY_SPEED_UP if soak else SPEED_UP
+        speed_up = STEADY_SPEED_UP if long_answer else SPEED_UP
         client = stack.enter_context(StreamingClient.lasting(server.url, "tiny", seconds, speed_up=speed_up))
         assert client.wait_streaming()
         if guard is not None:
@@ -86,14 +86,14 @@ def test_9_only_the_idle_model_goes(
     ollama_installation: Installation,
     kind: str,
     pace: str,
-    soak: bool,  # noqa: FBT001
+    long_answer: bool,  # noqa: FBT001
 ) -> None:
     """The job finishes, the answer finishes, the neighbour lives, only the idle model goes."""
     assert ollama_installation
     small_host(256 * MIB)
     off = unguarded(job_beside_ollama, kind, pace)
     assert off["oom kills"] > 0, facts(off)
-    told = job_beside_ollama(kind, pace, guarded=True, soak=soak)
+    told = job_beside_ollama(kind, pace, guarded=True, long_answer=long_answer)
     assert told["oom kills"] == 0, facts(told)
     assert told["job finished"], facts(told)
     assert told["answer finished"], facts(told)
