@@ -168,6 +168,8 @@ def _strain(scene: Scene, entry: CatalogueEntry, told: fit.Fit, above: frozenset
             continue
         gone = _gone_bytes(_others(scene, reading, entry.blob), above)
         room = scene.headroom(reading, Level.SOFT) + scene.coming_bytes(reading.name, drains=True) + gone
+        if scene.domain(reading.name).urgent > Level.OK:  # short now, or about to be: as far as relief aims
+            room -= scene.policy.min_reclaim_bytes(reading.capacity_bytes or 0)
         if need > room:
             held = own.memory_bytes if own is not None else 0
             with_it = f"it holds {bytes_text(held)}" if held else f"it needs {bytes_text(need)}"
