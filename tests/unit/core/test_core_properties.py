@@ -41,6 +41,7 @@ from ollama_guard.core.runners import Runner, census
 from ollama_guard.core.scene import Scene, killable
 from ollama_guard.core.state import Condemned, Durable, State
 from ollama_guard.core.status import view
+from ollama_guard.core.tiers import Tier
 from ollama_guard.core.victims import mercy_seconds
 from ollama_guard.testing.scenario import World, blob_of
 from ollama_guard.testing.served import SERVER_ACTIONS, Served
@@ -48,7 +49,7 @@ from unit.core.strategies import Tale, enforcing, garbage, happen, outcomes, pol
 
 CONTRACT_KEYS = {
     "": "version mode level since domains ollama models quarantine condemned conditions last_decision "
-    "playbook consumers guard unknown",
+    "playbook tiers largest_allowed consumers guard unknown",
     "domains": "name capacity_bytes available_bytes available_ratio psi_some_avg10 psi_full_avg10 "
     "slope_bytes_per_second time_to_exhaustion_seconds level thresholds",
     "ollama": "url alive version latency_seconds runtime cap",
@@ -59,6 +60,7 @@ CONTRACT_KEYS = {
     "condemned": "blob names until needs_bytes kills",
     "conditions": "condition since true_now reason",
     "last_decision": "at action reason outcome freed_bytes",
+    "tiers": "name model allowed reason",
     "playbook": "name state step runs_last_hour last",
     "playbook.last": "name outcome ended_at text",
     "guard": "pid pss_bytes cpu_seconds tick_seconds dropped",
@@ -355,7 +357,7 @@ def test_any_snapshot_at_all_gives_a_decision(
 
 def test_every_table_of_the_status_has_rows_of_just_the_contracts_keys() -> None:
     """Also those that few tales fill: what is hidden, condemned and has run."""
-    world = World(served=Served())
+    world = World(served=Served(), policy=Policy(tiers=(Tier("light", "a"),)))
     world.load("a", GIB)
     world.load("b", 256 * MIB, busy=True)
     world.hog_rate, world.hog_target = 300 * MIB, 1700 * MIB
