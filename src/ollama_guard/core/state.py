@@ -148,6 +148,24 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
+class Governed:
+    """What the keep_alive governor remembers of one blob.
+
+    ``short_since_at`` is since when memory is short where it lies (None: it is not), ``asked_at`` when
+    somebody was last seen to ask for it since then. ``told_at`` is when it was told that it may be idle for
+    ``bound_seconds``. ``let_go_at`` is when it was let go (None once it is back), ``returns`` how often in a
+    row it was back soon.
+    """
+
+    short_since_at: float | None = None
+    asked_at: float | None = None
+    told_at: float | None = None
+    bound_seconds: float = 0.0
+    let_go_at: float | None = None
+    returns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """The brain's whole memory.
 
@@ -156,7 +174,7 @@ class State:
     ``calm_since_at`` is since when nothing has been wrong at all, ``idle_since_at`` since when Ollama has had
     nothing to do, ``would_at`` when each thing that needs the owner's word was last told of,
     ``fits_since_at`` since when each hidden name would fit again. ``stuck`` are the processes (pid, start
-    time) that outlived a SIGKILL.
+    time) that outlived a SIGKILL. ``governed`` is what `governor` knows of each blob.
     """
 
     durable: Durable = field(default_factory=Durable)
@@ -189,3 +207,4 @@ class State:
     would_at: Mapping[str, float] = field(default_factory=dict)
     fits_since_at: Mapping[str, float] = field(default_factory=dict)
     stuck: tuple[tuple[int, int], ...] = ()
+    governed: Mapping[str, Governed] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from ollama_guard.core.model import Mode, Preference
 from ollama_guard.core.policy import GIB, MIB, Authority, ModelRule, Policy, Protect, QuarantineAction
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.settings import values
+from ollama_guard.settings.governor import GovernorTable
 from ollama_guard.settings.recovery import PlaybookTable
 from ollama_guard.settings.tables import Table, named, short_form
 from ollama_guard.settings.thresholds import ThresholdsTable
@@ -249,6 +250,7 @@ class File(Table):
     thresholds: ThresholdsTable = ThresholdsTable()
     policy: PolicyTable = PolicyTable()
     cap: CapTable = CapTable()
+    governor: GovernorTable = GovernorTable()
     record: RecordTable = RecordTable()
     playbook: PlaybookTable = PlaybookTable()
     quarantine: QuarantineTable = QuarantineTable()
