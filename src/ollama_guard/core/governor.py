@@ -146,8 +146,7 @@ def due_at(scene: Scene, runner: Runner) -> float | None:
 
 def draft(scene: Scene) -> Draft | None:
     """The unload of every idle model whose time is over, or None."""
-    version = scene.snapshot.api.version
-    if version is None or _loads_to_unload(version) or scene.state.durable.playbook is not None:
+    if scene.state.durable.playbook is not None:
         return None
     over = tuple(
         runner
@@ -196,9 +195,10 @@ def events(before: State, state: State, snapshot: Snapshot) -> list[Event]:
 
 def _is_bounded(scene: Scene, runner: Runner) -> bool:
     """Whether the governor has a say in it now: memory is short where it lies, and its owner lets it go."""
-    record = scene.state.governed.get(runner.reading.blob or "")
-    short = record is not None and record.short_since_at is not None
-    return short and bool(runner.names) and runner.rule.preference is not Preference.OMIT
+    record, version = scene.state.governed.get(runner.reading.blob or ""), scene.snapshot.api.version
+    if record is None or record.short_since_at is None or version is None or _loads_to_unload(version):
+        return False
+    return bool(runner.names) and runner.rule.preference is not Preference.OMIT
 
 
 def _is_over(scene: Scene, runner: Runner) -> bool:

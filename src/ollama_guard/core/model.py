@@ -200,8 +200,8 @@ class ServerReading:
 class LoadedModel:
     """One entry of ``/api/ps``, its names already resolved to the blob that it runs.
 
-    ``expires_in_seconds`` is relative to when the answer was asked for; negative is normal for a busy model (facts 1.4);
-    None for an unparsable time; ``inf`` is written as a very large number.
+    ``expires_in_seconds`` is relative to when the answer was asked for; negative is normal for a busy model
+    (facts 1.4); None for an unparsable time; ``inf`` is written as a very large number.
     """
 
     name: str
