@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,10 @@ NAMES = [model.partition("=")[0] for model in MODELS]
 CONFIG = '[thresholds.container]\ngrace = "1s"\n[models."mine"]\npreference = "omit"\n'
 GOVERNOR = '[governor]\nmax_keep_alive = "8s"\n'
 PING_SECONDS = 2.0
+# In which it is all over, and again until another would be let go; a busy machine gets more.
 STORY_SECONDS = 24.0
+PATIENCE_SECONDS = 90.0
+AFTERWARDS_SECONDS = 10.0
 
 
 @dataclass
@@ -47,10 +50,10 @@ class Place:
         """Have the hog take what brings the container below soft."""
         self.hog.grow(self.cgroup.available() - SHORT_BYTES, 800 * MIB)
 
-    def ping(self, model: str, seconds: float) -> None:
-        """Pin a model anew every two seconds by an empty prompt, as some clients do."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+    def ping(self, model: str, seconds: float, *, until: Callable[[], bool] = lambda: False) -> None:
+        """Pin a model anew every two seconds by an empty prompt, as some clients do; ``until`` ends it."""
+        over = time.monotonic() + seconds
+        while time.monotonic() < over and not until():
             self.server.load(model, keep_alive=-1)
             time.sleep(PING_SECONDS)
 
@@ -96,7 +99,8 @@ def test_of_five_that_are_kept_for_ever_goes_who_is_not_asked_for(
     place = place_of(stack, dialect, tmp_path, CONFIG + GOVERNOR)
     born = set(place.server.runner_pids().values())
     place.shorten()
-    place.ping("code", STORY_SECONDS)
+    place.ping("code", PATIENCE_SECONDS, until=lambda: "chat" not in place.loaded())
+    place.ping("code", AFTERWARDS_SECONDS)
     guard, evidence = place.guard, place.guard.tail()
     assert place.loaded() == {"code", "talk", "mine"}, evidence
     assert set(place.server.runner_pids().values()) <= born, evidence
