@@ -22,8 +22,9 @@ from ollama_guard.testing.fake import Stream
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make cgroups")
 
 LIMIT_BYTES = 896 * MIB
-# Below soft in such a container (256 MiB), well above hard (128 MiB).
+# Below soft in such a container (256 MiB), well above hard (128 MiB), so slowly that nobody forecasts it.
 SHORT_BYTES = 225 * MIB
+SLOW_BYTES_PER_SECOND = 60 * MIB
 # What the ladder takes is loaded first: it is the longest unused, and suffices alone.
 MODELS = ("spare=200MiB", "chat=40MiB", "code=40MiB", "talk=40MiB", "mine=40MiB")
 NAMES = [model.partition("=")[0] for model in MODELS]
@@ -48,7 +49,7 @@ class Place:
 
     def shorten(self) -> None:
         """Have the hog take what brings the container below soft."""
-        self.hog.grow(self.cgroup.available() - SHORT_BYTES, 800 * MIB)
+        self.hog.grow(self.cgroup.available() - SHORT_BYTES, SLOW_BYTES_PER_SECOND)
 
     def ping(self, model: str, seconds: float, *, until: Callable[[], bool] = lambda: False) -> None:
         """Pin a model anew every two seconds by an empty prompt, as some clients do; ``until`` ends it."""
