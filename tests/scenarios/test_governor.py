@@ -14,7 +14,7 @@ SOFT_BYTES = int(0.2 * 16 * GIB)
 
 def test_while_all_is_calm_a_pinned_model_stays_and_nothing_is_remembered() -> None:
     world = pinned()
-    told, made = live(world, 3600)
+    told, made = live(world, 600)
     assert world.model("chat")
     assert not any(decision.actions for decision in made)
     assert not any(event.name == "keepalive.capped" for event in told)
@@ -26,7 +26,7 @@ def test_a_busy_model_is_let_be_for_as_long_as_it_answers() -> None:
     chat = world.model("chat")
     assert chat is not None
     chat.busy = True
-    live(world, 600)
+    live(world, 180)
     assert world.model("chat")
     assert not world.model("code")
 

@@ -11,11 +11,12 @@ from ollama_guard.core.policy import GIB, MIB, Policy
 from ollama_guard.testing.scenario import World
 
 FOR_EVER_SECONDS = 292 * 365 * 86400.0
+STEP_SECONDS = 0.5
 
 
-def pinned(capacity: int = 16 * GIB, policy: Policy | None = None) -> World:
+def pinned(policy: Policy | None = None) -> World:
     """A machine on which two clients keep their models for ever; both have had nothing to do for a minute."""
-    world = World(capacity=capacity, other=1 * GIB, policy=policy or Policy())
+    world = World(capacity=16 * GIB, other=1 * GIB, policy=policy or Policy())
     for name in ("chat", "code"):
         world.load(name, 400 * MIB).expires_at = world.now + FOR_EVER_SECONDS
     world.play(60)
@@ -33,7 +34,7 @@ def shorten(world: World, level: Level = Level.SOFT) -> World:
 
 
 def live(world: World, seconds: float) -> tuple[list[Event], list[Decision]]:
-    """Let time go by, a tick each quarter of a second, and tell what was logged and decided."""
+    """Let time go by, a tick each half second, and tell what was logged and decided."""
     told: list[Event] = []
     made: list[Decision] = []
     until = world.now + seconds
@@ -43,7 +44,7 @@ def live(world: World, seconds: float) -> tuple[list[Event], list[Decision]]:
         decision, seen = world.tick(), world.snapshot()
         told += events(before, world.state, decision, seen)
         made.append(decision)
-        world.pass_time(0.25)
+        world.pass_time(STEP_SECONDS)
     return told, made
 
 
@@ -51,7 +52,7 @@ def gone_after(world: World, name: str, seconds: float = 400.0) -> float | None:
     """Seconds until a model is gone, None if it stays."""
     began = world.now
     while world.now - began < seconds:
-        live(world, 0.25)
+        live(world, STEP_SECONDS)
         if world.model(name) is None:
             return world.now - began
     return None
