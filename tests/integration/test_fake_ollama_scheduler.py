@@ -212,6 +212,30 @@ def test_keep_alive_is_sticky_per_runner(fake: FakeOllama) -> None:
     assert expiry(fake).year >= 2318
 
 
+def test_an_empty_prompt_with_another_keep_alive_bounds_a_pinned_model_but_loads_it_once_it_has_gone(
+    fake: FakeOllama,
+) -> None:
+    """Facts 8.3; an unload ends it without that (facts 1.5)."""
+    fake.load("small", keep_alive=-1)
+    first = fake.runner_pid("small")
+    fake.load("small", keep_alive="20s")
+    assert fake.runner_pid("small") == first
+    assert (expiry(fake) - datetime.now(UTC)).total_seconds() <= 20
+    empty(fake)
+    fake.load("small", keep_alive="20s")
+    assert fake.runner_pid("small") != first
+
+
+def test_an_empty_prompt_with_another_keep_alive_reloads_a_model_that_runs_with_other_options(
+    fake: FakeOllama,
+) -> None:
+    """Facts 2.2 and 8.3: what is not given is the default, which is another value than the client's."""
+    fake.load("small", keep_alive=-1, num_ctx=1024)
+    first = fake.runner_pid("small")
+    fake.load("small", keep_alive="20s")
+    assert fake.runner_pid("small") != first
+
+
 def test_the_environment_sets_the_default_keep_alive_more_laxly() -> None:
     """Facts 1.6: bare numbers are seconds there."""
     with FakeOllama(MODELS, env={"OLLAMA_KEEP_ALIVE": "-1"}) as fake:

@@ -49,6 +49,9 @@ BAD = [
     ),
     ("[policy]\nkills_per_hour = true\n", ["not a whole number"]),
     ("[policy]\nkills_per_hour = 0\n", ["out of range", "from 1 to 3600"]),
+    ('[governor]\nmax_keep_alive = "2s"\n', ["line 2", "governor.max_keep_alive", '"2s"', "5s to 24h"]),
+    ("[governor]\nmax_keep_alive = -1\n", ["line 2", "governor.max_keep_alive", "30s"]),
+    ("[governor]\nmax_keepalive = 1\n", ["unknown key", "did you mean governor.max_keep_alive?"]),
     (f"[cap]\nsoft_max = 0x{'f' * 6000}\n", ["(a very large number)", "out of range"]),
     ("[record]\nenabled = 'no'\n", ['record.enabled = "no"', "is text", "true or false, without quotes"]),
     ("[record]\nmax_file = '1KiB'\n", ["out of range", "allowed: 64KiB to 1GiB"]),
@@ -174,6 +177,8 @@ def test_every_key_reaches_the_policy() -> None:
         kills_per_hour = 3
         [cap]
         soft_max = 2
+        [governor]
+        max_keep_alive = "1min 30s"
         [models."a b/ü:1"]
         preference = "omit"
         protect = "always"
@@ -194,6 +199,7 @@ def test_every_key_reaches_the_policy() -> None:
     assert (policy.unload_deadline_seconds, policy.drain_deadline_seconds) == (20, 3600)
     assert (policy.condemned_seconds, policy.condemned_max_seconds, policy.kills_per_hour) == (60, 120, 3)
     assert policy.cap.soft_max == 2
+    assert (policy.governor.enabled, policy.governor.max_keep_alive_seconds) == (True, 90)
     assert policy.models == {"a b/ü:1": ModelRule(Preference.OMIT, Protect.ALWAYS)}
 
 

@@ -14,6 +14,7 @@ from ollama_guard.core.policy import (
     NO_CEILING_BYTES,
     Authority,
     CapPolicy,
+    GovernorPolicy,
     ModelRule,
     NotifyPolicy,
     OllamaPolicy,
@@ -130,6 +131,7 @@ def policies(draw: st.DrawFn) -> Policy:
             draw(st.booleans()),
             draw(st.none() | st.integers(1, 1000)),
         ),
+        governor=GovernorPolicy(draw(st.booleans()), draw(seconds(5, 86400))),
         playbook=draw(playbooks()),
         record=draw(records()),
         quarantine=QuarantinePolicy(

@@ -11,6 +11,7 @@ from ollama_guard.core import (
     cap,
     conditions,
     ghosts,
+    governor,
     ladder,
     narrate,
     narrow,
@@ -55,6 +56,7 @@ def decide(policy: Policy, state: State, snapshot: Snapshot) -> tuple[State, Dec
     durable, replies = requests.answer(scene)
     scene = scene.remembering(durable)
     mode = mode_of(policy, durable, snapshot.now)
+    scene = replace(scene, state=replace(scene.state, governed=governor.review(scene, state, mode)))
     by_hand = requests.by_hand(scene)
     durable, draft = _draft(scene, mode)
     scene = scene.remembering(durable)
@@ -108,7 +110,7 @@ def _is_standing(scene: Scene, draft: ladder.Draft) -> bool:
 
 
 def _tidy(scene: Scene) -> ladder.Draft | None:
-    """What keeps order while nothing presses: a ghost is cleared, what is above the cap is unloaded."""
+    """What keeps order while nothing presses: a ghost is cleared, what is too many or idle too long goes."""
     ghost = ghosts.find(scene)
     if ghost is not None:
         return ladder.Draft(
@@ -122,7 +124,7 @@ def _tidy(scene: Scene) -> ladder.Draft | None:
         return ladder.Draft(Rung.CAP, reason, ActionKind.UNLOAD, tuple(larger), domain)
     over = cap.victims(scene)
     if not over:
-        return None
+        return governor.draft(scene)
     bound = cap.effective(scene.policy, scene.state)
     listed = ", ".join(runner.title for runner in over)
     reason = f"{len(scene.runners)} models are loaded and the soft cap is {bound}: unload idle {listed}"
@@ -204,6 +206,7 @@ def _commit(scene: Scene, decision: Decision, announced: str) -> State:
         soft_cap=soft_cap,
         soft_cap_quiet_since_at=quiet,
         durable=_durable(state.durable, done, scene.now),
+        governed=governor.after(state.governed, done, scene.now),
         would_at={**state.would_at, announced: scene.now} if announced else state.would_at,
         hold_told_at=_hold_told_at(state, decision),
         last_decision=decision if decision.rung is not Rung.NONE or decision.actions else state.last_decision,

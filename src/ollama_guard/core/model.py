@@ -72,6 +72,7 @@ class Rung(StrEnum):
     NONE = "none"
     HOLD = "hold"
     CAP = "cap"
+    KEEP_ALIVE = "keep_alive"
     RECLAIM = "reclaim"
     UNLOAD_IDLE = "unload_idle"
     ABORT_LOAD = "abort_load"
@@ -199,8 +200,8 @@ class ServerReading:
 class LoadedModel:
     """One entry of ``/api/ps``, its names already resolved to the blob that it runs.
 
-    ``expires_in_seconds`` is relative to the answer; negative is normal for a busy model (facts 1.4);
-    None for an unparsable time; ``inf`` is written as a very large number.
+    ``expires_in_seconds`` is relative to when the answer was asked for; negative is normal for a busy model
+    (facts 1.4); None for an unparsable time; ``inf`` is written as a very large number.
     """
 
     name: str
@@ -365,6 +366,11 @@ class Decision:
     domain: str = ""
     replies: tuple[Reply, ...] = ()
     gave_up: bool = False
+
+    @property
+    def needs_second_look(self) -> bool:
+        """Whether it stands only if a second look agrees: what harms, and what nothing presses for."""
+        return self.disruptive or self.rung is Rung.KEEP_ALIVE
 
     def same_as(self, other: Decision) -> bool:
         """Whether a second look came to the same answer: same rung on the same targets."""

@@ -5,7 +5,7 @@ A held decision or a "would have" is told once, not once a tick: its numbers cha
 
 from __future__ import annotations
 
-from ollama_guard.core import sane
+from ollama_guard.core import governor, sane
 from ollama_guard.core.events import Event, Priority, Value
 from ollama_guard.core.model import Action, ActionKind, Decision, Level, Outcome, OutcomeKind, Rung, Snapshot
 from ollama_guard.core.recoveryevents import killed_by_kernel, outlived, playbook, step_done
@@ -40,6 +40,7 @@ def events(before: State, after: State, decision: Decision, snapshot: Snapshot) 
         ),
         *outlived(before, after),
         *_convictions(before, after),
+        *governor.events(before, after, snapshot),
         *playbook(before, after),
         *_decision(before, decision),
         *_cap(before, after),

@@ -142,6 +142,18 @@ class CapPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class GovernorPolicy:
+    """How long an idle model may stay while memory is short, whatever keep_alive its clients asked for.
+
+    At soft; `core.governor` says what is left of it at hard and critical. 30 s are what the playbook's
+    keep_alive is, three times the grace of soft, and longer than people pause in a conversation.
+    """
+
+    enabled: bool = True
+    max_keep_alive_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class PlaybookPolicy:
     """The freeze recovery: when it may run, and what Ollama is constrained to after it (design, section 6).
 
@@ -236,6 +248,7 @@ class Policy:
     condemned_max_seconds: float = 86400.0
     kills_per_hour: int = 6
     runners_die_first: bool = True
+    governor: GovernorPolicy = field(default_factory=GovernorPolicy)
 
     def without_secrets(self) -> Policy:
         """The same for other eyes: a trace may be shown to anybody, and a webhook's URL is often its key."""

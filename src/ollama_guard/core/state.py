@@ -151,6 +151,24 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
+class Governed:
+    """What the keep_alive governor remembers of one blob.
+
+    ``short_since_at`` is since when memory is short where it lies (None: it is not), ``asked_at`` when
+    somebody was last seen to ask for it since then. ``told_at`` is when it was told that it may be idle for
+    ``bound_seconds``. ``let_go_at`` is when it was let go (None once it is back), ``returns`` how often in a
+    row it was back soon.
+    """
+
+    short_since_at: float | None = None
+    asked_at: float | None = None
+    told_at: float | None = None
+    bound_seconds: float = 0.0
+    let_go_at: float | None = None
+    returns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """The brain's whole memory.
 
@@ -160,7 +178,7 @@ class State:
     nothing to do, ``would_at`` when each thing that needs the owner's word was last told of,
     ``fits_since_at`` since when each hidden name would fit again. ``stuck`` are the processes (pid, start
     time) that outlived a SIGKILL. ``tiers`` is the user's ladder, small to large, as judged at
-    ``tiers_judged_at``.
+    ``tiers_judged_at``. ``governed`` is what `governor` knows of each blob.
     """
 
     durable: Durable = field(default_factory=Durable)
@@ -195,3 +213,4 @@ class State:
     stuck: tuple[tuple[int, int], ...] = ()
     tiers: tuple[TierState, ...] = ()
     tiers_judged_at: float | None = None
+    governed: Mapping[str, Governed] = field(default_factory=dict)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_guard.core import cap, sane
+from ollama_guard.core import cap, governor, sane
 from ollama_guard.core.codec import to_plain
 from ollama_guard.core.decide import mode_of
-from ollama_guard.core.model import Decision, DomainReading, LoadedModel, OutcomeKind, Snapshot
+from ollama_guard.core.model import Decision, DomainReading, LoadedModel, Mode, OutcomeKind, Snapshot
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.pressure import LEVELS
 from ollama_guard.core.recoverystatus import caps, hidden, playbook, runtime
@@ -155,8 +155,6 @@ def _ollama(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:
 
 def _model(scene: Scene, runner: Runner, unknown: dict[str, str]) -> dict[str, Any]:
     listed, reading = _listed(scene.snapshot, runner), runner.reading
-    expires = listed.expires_in_seconds if listed else None
-    loaded_at = scene.snapshot.api.loaded_at
     sized = listed is not None and listed.size_bytes is not None
     read = reading.anon_bytes is not None or reading.file_bytes is not None
     values = {
@@ -169,9 +167,7 @@ def _model(scene: Scene, runner: Runner, unknown: dict[str, str]) -> dict[str, A
         "state": str(runner.activity),
         "pid": reading.pid,
         "preference": str(runner.rule.preference),
-        "expires_at": None
-        if expires is None or loaded_at is None
-        else _wall(scene.snapshot, loaded_at + expires),
+        "expires_at": _wall(scene.snapshot, _ends_at(scene, runner, listed)),
     }
     unlisted = "Ollama lists the model without it" if listed else "Ollama does not list this model now"
     reasons = {
@@ -188,6 +184,16 @@ def _model(scene: Scene, runner: Runner, unknown: dict[str, str]) -> dict[str, A
 def _listed(snapshot: Snapshot, runner: Runner) -> LoadedModel | None:
     blob = runner.reading.blob
     return next((m for m in snapshot.api.loaded if blob is not None and m.blob == blob), None)
+
+
+def _ends_at(scene: Scene, runner: Runner, listed: LoadedModel | None) -> float | None:
+    """When it goes unless it is asked for: by the governor's word where that holds, else by Ollama's."""
+    enforced = mode_of(scene.policy, scene.state.durable, scene.now) is Mode.ENFORCE
+    due = governor.due_at(scene, runner) if enforced and listed is not None else None
+    expires, loaded_at = listed.expires_in_seconds if listed else None, scene.snapshot.api.loaded_at
+    if due is not None or expires is None or loaded_at is None:
+        return due
+    return loaded_at + expires
 
 
 def _decision(state: State, snapshot: Snapshot, unknown: dict[str, str]) -> dict[str, Any] | None:

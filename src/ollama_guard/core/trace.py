@@ -154,11 +154,12 @@ class Reader:
         if "trace" in record:
             self._last, self._decision = EMPTY, None
             body = {key: value for key, value in record.items() if key not in ("trace", "format")}
+            body["policy"] = _of_its_time(body.get("policy"))
             return from_plain(Header, body)
         if "outcome" in record:
             return from_plain(Ended, record)
         if "policy" in record:
-            return from_plain(Adopted, record)
+            return from_plain(Adopted, {**record, "policy": _of_its_time(record["policy"])})
         if "glance" in record:
             return from_plain(Glanced, record["glance"])
         decision = self._decision
@@ -174,6 +175,11 @@ class Reader:
                 patched[name] = _patched(getattr(self._last, name), record.pop(name), name)
         self._last, self._decision = replace(with_plain(self._last, record), **patched), decision
         return Look(self._last, decision, again)
+
+
+def _of_its_time(policy: Any) -> Any:
+    """A recorded policy: what its guard had no word for yet, it did not do."""
+    return {"governor": {"enabled": False}, **policy} if isinstance(policy, dict) else policy
 
 
 def _amended(reading: Any, changes: Any, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind
+from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Rung
 from ollama_guard.errors import OllamaError
 from ollama_guard.hands.lanes import Clock, Lane, Mailbox, NeverStarted, Result
 from ollama_guard.hands.watch import Send
@@ -11,6 +11,9 @@ from ollama_guard.wire import OutcomeReported
 
 # Unloads at a time: one that blocks (facts 1.3) must leave the others their way.
 WORKERS = 4
+# An order of the keep_alive governor that has waited longer for its thread (seconds) is not sent: nothing
+# presses for it, and the model may be in use again.
+STALE_SECONDS = 1.0
 
 
 class Actor:
@@ -31,8 +34,9 @@ class Actor:
         if action.id in self._under_way:
             return
         self._under_way.add(action.id)
+        taken_at = self._clock()
         self._lane.submit(
-            lambda: self._carry_out(action, port),
+            lambda: self._carry_out(action, port, taken_at),
             action.deadline_at,
             lambda result: self._report(action, result),
         )
@@ -41,13 +45,16 @@ class Actor:
         """Give up calls that are overdue."""
         self._lane.check()
 
-    def _carry_out(self, action: Action, port: OllamaPort) -> str:
+    def _carry_out(self, action: Action, port: OllamaPort, taken_at: float) -> str:
         model = action.model or next(iter(action.names), None)
         if action.kind not in (ActionKind.UNLOAD, ActionKind.PURGE_GHOST) or model is None:
             raise OllamaError("not_found", f"an action {action.kind} of model {model!r} can't be done here")
         left = action.deadline_at - self._clock()
         if left <= 0:
             raise NeverStarted("its deadline passed before it was sent")
+        waited = self._clock() - taken_at
+        if action.rung is Rung.KEEP_ALIVE and waited > STALE_SECONDS:
+            raise NeverStarted(f"it waited for {waited:.1f} s, so it is judged anew")
         return port.unload(model, left)
 
     def _report(self, action: Action, result: Result) -> None:

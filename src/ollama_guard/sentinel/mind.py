@@ -118,7 +118,7 @@ class Mind:
         self._narrated = self._learned = self.state
 
     def think(self, told: Told, requests: tuple[Request, ...]) -> tuple[Decision, list[Event]]:
-        """Sense and decide; before a disruptive step twice, and the step stands only if both agree.
+        """Sense and decide; before a step that needs it twice, and the step stands only if both agree.
 
         A decision that did not stand is returned without its actions.
         """
@@ -126,7 +126,7 @@ class Mind:
         self.state, decision = self._look(before, told, requests)
         wavered: list[Event] = []
         for look in range(1, _LOOKS + 1):
-            if decision.would or not (decision.disruptive and decision.actions):
+            if decision.would or not (decision.needs_second_look and decision.actions):
                 break
             if look == _LOOKS:
                 decision = self._let_go(decision)

@@ -166,4 +166,5 @@ def _policy(file: File) -> Policy:
         condemned_max_seconds=policy.condemned_at_most,
         kills_per_hour=policy.kills_per_hour,
         runners_die_first=policy.runners_die_first,
+        governor=file.governor.core,
     )

@@ -17,6 +17,7 @@ def effective_toml(policy: Policy) -> str:
         _domain("container", policy.container),
         _policy(policy),
         _cap(policy),
+        _governor(policy),
         _record(policy),
         _playbook(policy.playbook),
         _quarantine(policy),
@@ -59,6 +60,15 @@ def _cap(policy: Policy) -> str:
     if cap.hard_max is not None:
         lines.append(f"hard_max = {cap.hard_max}")
     return _block("cap", lines)
+
+
+def _governor(policy: Policy) -> str:
+    governor = policy.governor
+    lines = [
+        f"enabled = {_switch(governor.enabled)}",
+        f"max_keep_alive = {_duration(governor.max_keep_alive_seconds)}",
+    ]
+    return _block("governor", lines)
 
 
 def _playbook(freeze: PlaybookPolicy) -> str:

@@ -14,6 +14,7 @@ from ollama_guard.core.model import Mode, Preference
 from ollama_guard.core.policy import GIB, MIB, Authority, ModelRule, Policy, Protect, QuarantineAction
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.settings import values
+from ollama_guard.settings.governor import GovernorTable
 from ollama_guard.settings.ladder import TierTable, in_order
 from ollama_guard.settings.recovery import PlaybookTable
 from ollama_guard.settings.tables import Table, named, short_form
@@ -250,6 +251,7 @@ class File(Table):
     thresholds: ThresholdsTable = ThresholdsTable()
     policy: PolicyTable = PolicyTable()
     cap: CapTable = CapTable()
+    governor: GovernorTable = GovernorTable()
     record: RecordTable = RecordTable()
     playbook: PlaybookTable = PlaybookTable()
     quarantine: QuarantineTable = QuarantineTable()

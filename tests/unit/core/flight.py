@@ -28,7 +28,7 @@ class Flight(World):
         snapshot, before = self.snapshot(), self.state
         self.state, decision = decide(self.policy, before, snapshot)
         self.lines.append(self.scribe.look(snapshot, decision, again=False))
-        if again or decision.disruptive:
+        if again or decision.needs_second_look:
             snapshot = replace(snapshot, now=snapshot.now + 0.001)
             self.state, decision = decide(self.policy, before, snapshot)
             self.lines.append(self.scribe.look(snapshot, decision, again=True))

@@ -33,7 +33,8 @@ def told_at_relief() -> tuple[Event, ...]:
 def test_a_decision_is_told_between_what_called_for_it_and_what_follows_from_it() -> None:
     told = told_at_relief()
     assert [event.name for event in told] == [
-        "level.changed", "condition.changed", "decision.made", "cap.changed",
+        "level.changed", "condition.changed", "keepalive.capped", "keepalive.capped",
+        "decision.made", "cap.changed",
     ]  # fmt: skip
     assert told[-1].message == "at most 1 model stays loaded (before: no bound)"
 

@@ -27,7 +27,7 @@ from ollama_guard.core.model import (
     Rung,
     Snapshot,
 )
-from ollama_guard.core.policy import GIB, MIB, CapPolicy, ModelRule, Policy
+from ollama_guard.core.policy import GIB, MIB, CapPolicy, GovernorPolicy, ModelRule, Policy
 from ollama_guard.core.replay import Comparison
 from ollama_guard.core.scribe import Scribe
 from ollama_guard.core.state import State
@@ -395,3 +395,29 @@ def test_glances_are_told_and_decide_nothing() -> None:
     between = [line for told in lines for line in (told, glance)]
     assert compared(between).first is None
     assert compared(between).decisions == compared(lines).decisions
+
+
+def test_a_trace_of_a_guard_that_had_no_governor_yet_replays_as_it_was() -> None:
+    """What its policy has no word for it did not do, also after a reload; one of today says so itself."""
+    off = Policy(governor=GovernorPolicy(enabled=False))
+    for policy, old in ((off, True), (Policy(), False)):
+        world = flight(capacity=16 * GIB, policy=policy)
+        world.load("small", 100 * MIB)
+        for model in world.models:
+            model.expires_at = 1e10
+        world.adopt(policy)
+        world.hog_rate, world.hog_target = GIB, 10700 * MIB
+        world.play(80)
+        lines = [without_governor(line) for line in world.lines] if old else world.lines
+        assert any(decision.rung is Rung.KEEP_ALIVE for decision in world.decisions) is not old
+        seen = compared(lines)
+        assert (seen.unlike, seen.first) == (0, None)
+
+
+def without_governor(line: str) -> str:
+    """A line as a guard wrote it that knew no governor."""
+    record = json.loads(line)
+    if "policy" in record:
+        del record["policy"]["governor"]
+    record.get("state", {}).pop("governed", None)
+    return json.dumps(record, separators=(",", ":"))

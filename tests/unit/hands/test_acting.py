@@ -9,7 +9,7 @@ import pytest
 
 from ollama_guard.core.model import Action, ActionKind, Outcome, OutcomeKind, Rung
 from ollama_guard.errors import OllamaError
-from ollama_guard.hands.acting import Actor
+from ollama_guard.hands.acting import STALE_SECONDS, WORKERS, Actor
 from ollama_guard.wire import OutcomeReported
 
 
@@ -118,4 +118,30 @@ def test_the_same_action_twice_is_sent_once_while_it_is_under_way(loop: Any) -> 
     loop.run_until(lambda: bool(loop.sent))
     gate.set()
     loop.run_until(lambda: len(loop.sent) == 2)
+    assert ollama.unloaded == ["m"]
+
+
+def test_an_order_of_the_governor_that_waited_for_its_thread_is_judged_anew_and_any_other_is_sent(
+    loop: Any,
+) -> None:
+    """Nothing presses for it, and who was idle then may be in use; memory that is short can't wait."""
+    gate = threading.Event()
+    stuck, ollama = UnloadingOllama(gate), UnloadingOllama()
+    actor = Actor(loop.mailbox, loop.send, loop.clock)
+    for number in range(WORKERS):
+        actor.act(action(number), stuck)  # type: ignore[arg-type]
+    actor.act(action(11, rung=Rung.KEEP_ALIVE, model="governed"), ollama)  # type: ignore[arg-type]
+    actor.act(action(12, model="wanted"), ollama)  # type: ignore[arg-type]
+    loop.now += STALE_SECONDS + 0.5
+    gate.set()
+    loop.run_until(lambda: len(loop.sent) == WORKERS + 2)
+    ended = {message.outcome.action_id: message.outcome for message in loop.sent}
+    assert ended[11].kind is OutcomeKind.SKIPPED
+    assert ended[11].detail == "it waited for 1.5 s, so it is judged anew"
+    assert ollama.unloaded == ["wanted"]
+
+
+def test_an_order_of_the_governor_is_an_unload_like_any_other(loop: Any) -> None:
+    ollama = UnloadingOllama()
+    assert outcome(loop, ollama, action(rung=Rung.KEEP_ALIVE)).kind is OutcomeKind.DONE
     assert ollama.unloaded == ["m"]

@@ -12,6 +12,7 @@ from ollama_guard.core.model import (
     ApiReading,
     CatalogueEntry,
     DomainReading,
+    Level,
     Mode,
     OutcomeKind,
     Request,
@@ -20,10 +21,11 @@ from ollama_guard.core.model import (
     Snapshot,
 )
 from ollama_guard.core.pace import Glance
-from ollama_guard.core.policy import GIB, MIB, OllamaPolicy, Policy
+from ollama_guard.core.policy import GIB, MIB, GovernorPolicy, OllamaPolicy, Policy
 from ollama_guard.core.state import Durable
 from ollama_guard.sentinel.mind import Mind, Told
 from ollama_guard.sentinel.sensors import Fact
+from ollama_guard.testing.scenario import World
 
 
 def runner(pid: int) -> RunnerReading:
@@ -188,3 +190,23 @@ def test_a_mind_at_rest_says_when_to_glance_again_and_what_ends_its_rest() -> No
     at_work = replace(runner(7), cpu_seconds=1.2)
     assert rested(view(3 * GIB, at_work)).look_seconds(511.2, glancing=True) == 0
     assert rested(view(3 * GIB)).look_seconds(511.2, glancing=True) == 0
+
+
+def test_what_the_governor_lets_go_is_looked_at_twice_and_let_be_if_it_is_asked_for_meanwhile() -> None:
+    """Nothing presses for it; so a model that began to work between the looks is not touched."""
+    for works, gone in ((False, [101]), (True, [])):
+        world = World(capacity=16 * GIB, now=400.0)
+        world.load("chat", 400 * MIB).expires_at = 1e10
+        world.play(65)
+        level = replace(world.state.domains[HOST], level=Level.SOFT)
+        world.state = replace(world.state, level=Level.SOFT, domains={HOST: level})
+        world.with_policy(transition_seconds=3600.0, governor=GovernorPolicy(max_keep_alive_seconds=3600.0))
+        world.play(499.5 - world.now)
+        idle = world.snapshot()
+        busy = replace(idle, runners=tuple(replace(r, cpu_seconds=0.5) for r in idle.runners))
+        senses = ScriptedSenses(idle, busy if works else idle)
+        mind = Mind(replace(world.policy, governor=GovernorPolicy()), Durable(), senses)
+        mind.state = world.state
+        decision, wavered = mind.think(Told(alive=True), ())
+        assert [action.pid for action in decision.actions] == gone
+        assert (senses.looks, len(wavered)) == (2, int(works))

@@ -48,10 +48,14 @@ class OllamaAdapter:
         return answers.version_of(exchange(self.url, "GET", "/api/version", deadline_seconds))
 
     def loaded(self, deadline_seconds: float) -> tuple[LoadedModel, ...]:
-        """``/api/ps``, each entry with its blob where the catalogue knows it."""
+        """``/api/ps``, each entry with its blob where the catalogue knows it.
+
+        Times count from when it was sent, as its caller does: a slow answer moves no model's end.
+        """
+        sent_wall = time.time()
         answer = exchange(self.url, "GET", "/api/ps", deadline_seconds)
         names = self._names
-        return answers.loaded_of(answer, names.by_digest, names.by_name, time.time())
+        return answers.loaded_of(answer, names.by_digest, names.by_name, sent_wall)
 
     def catalogue(self, deadline_seconds: float) -> tuple[CatalogueEntry, ...]:
         """Every installed local model, grouped by blob; cloud stubs are skipped (facts 1.5).
