@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -163,7 +163,16 @@ def _document(measured: Bench, comparison: Comparison | None) -> str:
     document = to_plain(measured)
     if comparison is not None:
         document["comparison"] = to_plain(comparison)
-    return json.dumps(document, ensure_ascii=False, indent=2)
+    return json.dumps(_rounded(document), ensure_ascii=False, indent=2)
+
+
+def _rounded(plain: Any) -> Any:
+    """To a microsecond: what is below is noise that makes numbers hard to read."""
+    if isinstance(plain, dict):
+        return {key: _rounded(value) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [_rounded(value) for value in plain]
+    return round(plain, 6) if isinstance(plain, float) else plain
 
 
 def _markdown(measured: Bench, comparison: Comparison | None) -> list[str]:

@@ -13,8 +13,10 @@ from typing import Any
 import typer
 
 import ollama_guard
-from ollama_guard.cli.benching import STEPS_EACH, Bencher, Plan
+from ollama_guard.cli.benching import Bencher
+from ollama_guard.cli.benchunload import Unloader
 from ollama_guard.cli.benchwatch import MemoryShort, Watch
+from ollama_guard.cli.benchwork import STEPS_EACH, Plan
 from ollama_guard.cli.client import NotRunning, get_models, get_status
 from ollama_guard.cli.models import looked
 from ollama_guard.cli.nearest import unknown_model
@@ -191,7 +193,8 @@ def _measured(
         with Watch(policy, catalogue, tick) as watch:
             client = Client(policy.ollama.url, wish.timeout_seconds, watch.step)
             plan = Plan(wish.repeat, wish.tokens_most)
-            bencher = Bencher(ollama, client, watch, judge.ask, bar, plan, guarded=judge.guarded)
+            unloader = Unloader(ollama, watch)
+            bencher = Bencher(client, unloader, watch, judge.ask, bar, plan, guarded=judge.guarded)
             for entry, name in chosen.models:
                 if end is not None:
                     found.append(Measured(name, Verdict.SKIPPED, "the run had ended before", blob=entry.blob))

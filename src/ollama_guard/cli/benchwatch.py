@@ -18,7 +18,8 @@ from ollama_guard.sentinel.sensors.files import keyed_kib, slurp
 # Seconds between two looks, a millisecond of CPU each. A load takes 1.5 GiB/s at most, and hard is 300 MiB at
 # least: so a look comes before what is below hard is gone.
 LOOK_SECONDS = 0.1
-# Seconds without a look in which a runner's command line, which a helper reads, has come on a busy machine.
+# Seconds in which a server is found, and a runner's command line, which a helper reads, has come on a busy
+# machine: twice as long as `once` looks for them at the most.
 FOUND_SECONDS = 5.0
 # Seconds that a runner gets to end its own work, and then is watched; and the share of a core by which it
 # works for somebody else. Its CPU time comes in ticks of 10 ms: two and a half of them are no rounding.
@@ -44,6 +45,7 @@ class Watch:
         self._sensors = Sensors(policy)
         self._look_at = 0.0
         self._blob: str | None = None
+        self._visible = True
         self._peaks: dict[tuple[int, int], int] = {}
         self._host_peak: int | None = None
         self._host_least: int | None = None
@@ -81,8 +83,20 @@ class Watch:
             self.step()
             time.sleep(LOOK_SECONDS / 4)
 
+    def loaded(self) -> RunnerReading | None:
+        """The process of the model, which Ollama says is loaded; None where no such process can be seen.
+
+        On a busy machine it takes a while until server and runner are proven to be Ollama's. One that is not
+        found is not waited for again: Ollama runs on another machine then, or in a container of its own.
+        """
+        end = time.monotonic() + (FOUND_SECONDS if self._visible else 0.0)
+        while (found := self.runner()) is None and time.monotonic() < end:
+            time.sleep(LOOK_SECONDS)
+        self._visible = found is not None
+        return found
+
     def runner(self) -> RunnerReading | None:
-        """The model's process now, None where there is none, or none that this user can see."""
+        """The model's process now; one whose command line is not read yet is waited for."""
         end = time.monotonic() + FOUND_SECONDS
         while True:
             snapshot = self._see()
