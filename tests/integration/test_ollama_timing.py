@@ -36,14 +36,16 @@ def test_an_answer_of_the_fake_has_ollamas_figures_and_the_clients_times() -> No
         load = client.load("small", embeds=False)
         assert fake.loaded() == ["small:latest"]
         began = time.monotonic()
-        spoken = client.answer("small", "hello", 20, keep=True)
+        spoken = client.answer("small", "hello", 20)
         took = time.monotonic() - began
     assert 0.0 < load < 10
     assert (spoken.tokens, spoken.pieces, spoken.done_reason, spoken.prompt_tokens) == (20, 20, "length", 8)
     assert spoken.first_token_seconds is not None
     assert 0 < spoken.first_token_seconds < spoken.total_seconds <= took
-    assert spoken.tokens_per_second == pytest.approx(50, rel=0.3)
-    assert spoken.pieces_per_second == pytest.approx(spoken.tokens_per_second, rel=0.3)
+    # On a busy machine the fake is slower than told, and never quicker.
+    assert spoken.tokens_per_second is not None
+    assert 0 < spoken.tokens_per_second < 55
+    assert spoken.pieces_per_second == pytest.approx(spoken.tokens_per_second, rel=0.5)
 
 
 def test_what_was_loaded_here_leaves_by_itself_and_the_word_of_who_loaded_it_stands() -> None:
@@ -51,10 +53,10 @@ def test_what_was_loaded_here_leaves_by_itself_and_the_word_of_who_loaded_it_sta
     with FakeOllama(["small=20MiB"], env={"OLLAMA_KEEP_ALIVE": "-1"}) as fake:
         client = Client(fake.url, 20.0, quiet)
         client.load("small", embeds=False)
-        client.answer("small", "hello", 1, keep=True)
+        client.answer("small", "hello", 1)
         own = fake.ps()[0]["expires_at"]
         fake.load("small", keep_alive=-1)
-        client.answer("small", "hello", 1, keep=False)
+        client.answer("small", "hello", 1)
         others = fake.ps()[0]["expires_at"]
     assert int(own[:4]) < 2300 < int(others[:4])
 
@@ -65,7 +67,7 @@ def test_a_model_that_only_embeds_is_loaded_and_timed_by_embedding() -> None:
         with pytest.raises(OllamaError, match="does not support generate"):
             client.load("emb", embeds=False)
         assert client.load("emb", embeds=True) > 0
-        spoken = client.embed("emb", "hello", keep=True)
+        spoken = client.embed("emb", "hello")
     assert spoken.total_seconds > 0
     assert (spoken.first_token_seconds, spoken.tokens) == (None, None)
 
@@ -74,12 +76,13 @@ def test_an_answer_that_never_ends_is_cut_at_the_deadline_and_counts_as_it_came(
     with FakeOllama(["small=20MiB,tps=20"]) as fake:
         client = Client(fake.url, 1.5, quiet)
         client.load("small", embeds=False)
-        spoken = client.answer("small", "hello", 4096, keep=True)
+        spoken = client.answer("small", "hello", 4096)
         fake.wait(lambda: fake.runner("small")["references"] == 0)  # type: ignore[index]
     assert spoken.done_reason is None
-    assert spoken.total_seconds == pytest.approx(1.5, abs=SLACK_SECONDS)
+    assert 1.5 <= spoken.total_seconds < 1.5 + SLACK_SECONDS
     assert spoken.tokens is None
-    assert spoken.pieces_per_second == pytest.approx(20, rel=0.4)
+    assert spoken.pieces > 1
+    assert 0 < (spoken.pieces_per_second or 0.0) < 25
 
 
 UGLY: dict[str, tuple[Script, str]] = {
@@ -107,7 +110,7 @@ def test_every_ugly_answer_has_its_name_and_ends_within_the_deadline(ugly: str) 
     with scripted(script) as url:
         began = time.monotonic()
         with pytest.raises(OllamaError) as caught:
-            Client(url, 0.6, quiet).answer("m", "hello", 5, keep=False)
+            Client(url, 0.6, quiet).answer("m", "hello", 5)
         took = time.monotonic() - began
     assert caught.value.kind == kind
     assert took < 0.6 + SLACK_SECONDS
@@ -116,7 +119,7 @@ def test_every_ugly_answer_has_its_name_and_ends_within_the_deadline(ugly: str) 
 def test_odd_figures_are_not_believed() -> None:
     last = {"done": True, "done_reason": 3, "eval_count": -1, "eval_duration": 0, "prompt_eval_count": "x"}
     with scripted(answer(lines({"response": "a"}, {"thinking": "b"}, last))) as url:
-        spoken = Client(url, 5.0, quiet).answer("m", "hello", 5, keep=False)
+        spoken = Client(url, 5.0, quiet).answer("m", "hello", 5)
     assert (spoken.pieces, spoken.tokens, spoken.tokens_per_second) == (2, None, None)
     assert (spoken.prompt_tokens, spoken.done_reason) == (None, "")
 
@@ -136,6 +139,6 @@ def test_what_the_meanwhile_raises_ends_the_request_at_once_and_hangs_up() -> No
     with scripted(wait) as url:
         began = time.monotonic()
         with pytest.raises(Stop):
-            Client(url, 60.0, stop).answer("m", "hello", 5, keep=False)
+            Client(url, 60.0, stop).answer("m", "hello", 5)
         assert time.monotonic() - began < 0.3 + SLACK_SECONDS
         assert gone.wait(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -154,6 +155,8 @@ def _write(lines: Sequence[str]) -> None:
     except OSError as problem:
         for line in lines:
             typer.echo(line, err=True)
+        # What Python still holds back for it would fail again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise GuardError(f"the results can't be written ({problem.strerror}): they stand above") from None
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from ollama_guard.cli.benchunload import Unloader
 from ollama_guard.cli.benchwatch import MemoryShort, Watch
-from ollama_guard.cli.benchwork import ASK_SECONDS, Going, Judge, Plan, Steps, Work, answer_of
+from ollama_guard.cli.benchwork import ASK_SECONDS, Going, Judge, Plan, Steps, Work, answer_of, told
 from ollama_guard.core.benchmark import TEXTS, Answer, Measured, Prompt, Round, Verdict
-from ollama_guard.core.installed import UNLOADED
 from ollama_guard.core.model import Activity, CatalogueEntry
 from ollama_guard.core.units import count_text
 from ollama_guard.drawing.interrupts import Interrupted
@@ -21,6 +20,7 @@ from ollama_guard.hands.adapters.ollama.timing import Client
 LEARN_SECONDS = 8.0
 SETTLE_SECONDS = 5.0
 
+_LOADED = frozenset(Activity)
 _ONLY_EMBEDS = "does not support generate"
 
 
@@ -69,7 +69,7 @@ class Bencher:
         except OllamaError as problem:
             reason, end = str(problem), problem if self._unloader.is_away() else None
         except (MemoryShort, Interrupted) as problem:
-            reason, end = "" if work.whole else str(problem), problem
+            reason, end = "" if work.whole else told(problem), problem
         return work.result(reason), end
 
     def _judged(self, blob: str) -> tuple[dict[str, Any] | None, str]:
@@ -91,7 +91,7 @@ class Bencher:
         for number in range(1 if work.loaded_before else self._plan.repeat):
             if number:
                 row, refusal = self._judged(work.blob)
-                if row is None or refusal or row["state"] != UNLOADED:
+                if row is None or refusal or row["state"] in _LOADED:
                     why = refusal or "somebody has loaded it"
                     work.notes.append(f"only {count_text(number, 'round')}: {why}")
                     work.whole = True
@@ -170,12 +170,11 @@ class Bencher:
         return self._client.load(work.name, embeds=True)
 
     def _ask(self, work: Work, prompt: Prompt) -> Answer:
-        keep = not work.loaded_before
         if work.embeds:
-            spoken = self._client.embed(work.name, TEXTS[prompt], keep=keep)
+            spoken = self._client.embed(work.name, TEXTS[prompt])
             return Answer(prompt, spoken.total_seconds, prompt_tokens=spoken.prompt_tokens)
         most = self._plan.tokens_most
-        return answer_of(prompt, self._client.answer(work.name, TEXTS[prompt], most, keep=keep), most)
+        return answer_of(prompt, self._client.answer(work.name, TEXTS[prompt], most), most)
 
     def _learn(self, work: Work) -> None:
         """Let the guard measure the load; without one there is nobody who would."""
@@ -192,6 +191,6 @@ class Bencher:
         end = time.monotonic() + (0.0 if stays else SETTLE_SECONDS)
         while time.monotonic() < end:
             row, _ = self._judged(work.blob)
-            if row is None or row["state"] == UNLOADED:
+            if row is None or row["state"] not in _LOADED:
                 return
             self._watch.watch(ASK_SECONDS)

@@ -16,7 +16,7 @@ import ollama_guard
 from ollama_guard.cli.benching import Bencher
 from ollama_guard.cli.benchunload import Unloader
 from ollama_guard.cli.benchwatch import MemoryShort, Watch
-from ollama_guard.cli.benchwork import STEPS_EACH, Plan
+from ollama_guard.cli.benchwork import STEPS_EACH, Plan, told
 from ollama_guard.cli.client import NotRunning, get_models, get_status
 from ollama_guard.cli.models import looked
 from ollama_guard.cli.nearest import unknown_model
@@ -86,7 +86,7 @@ def run(where: Places, wish: Wish) -> tuple[Bench, int]:
         tokens_most=wish.tokens_most,
     )
     measured, end = _measured(policy, ollama, catalogue, chosen, judge, wish)
-    bench = replace(begun, models=measured, ended="" if end is None else _said(end))
+    bench = replace(begun, models=measured, ended="" if end is None else told(end))
     return bench, _code(bench, end, named=bool(wish.models))
 
 
@@ -208,8 +208,10 @@ def _measured(
 
 def _blamed(measured: Measured, acted: str) -> Measured:
     """A failure with what the guard did about this model meanwhile."""
-    told = acted and measured.verdict in (Verdict.FAILED, Verdict.PARTLY)
-    return replace(measured, reason=f"{measured.reason}; the guard: {acted}") if told else measured
+    failed = measured.verdict in (Verdict.FAILED, Verdict.PARTLY)
+    return (
+        replace(measured, reason=f"{measured.reason}; the guard: {acted}") if acted and failed else measured
+    )
 
 
 def _machine() -> Machine:
@@ -217,15 +219,11 @@ def _machine() -> Machine:
     return Machine(len(os.sched_getaffinity(0)), memory if memory > 0 else None, os.uname().release)
 
 
-def _said(end: Exception) -> str:
-    return f"interrupted ({end})" if isinstance(end, Interrupted) else str(end)
-
-
 def _code(bench: Bench, end: Exception | None, *, named: bool) -> int:
     match end:
         case Interrupted():
-            told = signal.Signals.__members__.get(str(end))
-            return EXIT_FAILED if told is None else EXIT_SIGNAL + told
+            number = signal.Signals.__members__.get(str(end))
+            return EXIT_FAILED if number is None else EXIT_SIGNAL + number
         case MemoryShort():
             return EXIT_FAILED
         case OllamaError():

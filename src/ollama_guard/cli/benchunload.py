@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 
 from ollama_guard.cli.benchwatch import Watch
@@ -32,6 +31,9 @@ class Unloader:
         Raises:
             OllamaError: it can't be asked.
         """
+        if runner is not None and not self._watch.lives(runner):
+            work.notes.append("its process had ended before it was unloaded")
+            return None
         if self._watch.in_use(runner):
             work.taken = True
             work.notes.append("somebody else uses it by now: not unloaded")
@@ -47,10 +49,14 @@ class Unloader:
         return seconds
 
     def let_go(self, work: Work) -> None:
-        """Unload it after all else has failed; raises nothing, and is over within a minute."""
+        """Unload it after all else has failed; raises nothing, and takes no longer than its tries."""
         for _ in range(UNLOAD_TRIES):
-            with contextlib.suppress(OllamaError):
+            try:
                 self._ollama.unload(work.name, UNLOAD_SECONDS)
+            except OllamaError as problem:
+                if problem.kind == "refused":
+                    work.notes.append("can't be unloaded, since Ollama is away")
+                    return
             runner = self._watch.runner()
             if runner is None or self._watch.gone_within(runner, GONE_SECONDS / UNLOAD_TRIES):
                 return

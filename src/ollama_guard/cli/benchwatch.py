@@ -147,10 +147,10 @@ class Watch:
                 return self._ended(descriptor, runner, seconds)
             finally:
                 os.close(descriptor)
-        return self._lives(runner) is False
+        return self.lives(runner) is False
 
     def _ended(self, descriptor: int, runner: RunnerReading, seconds: float) -> bool:
-        if not self._lives(runner):
+        if not self.lives(runner):
             return True
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
@@ -162,7 +162,8 @@ class Watch:
                 self._see()
         return False
 
-    def _lives(self, runner: RunnerReading) -> bool:
+    def lives(self, runner: RunnerReading) -> bool:
+        """Whether this very process is still there."""
         return any(reading.key == runner.key for reading in self._see().runners)
 
     def _found(self, snapshot: Snapshot) -> RunnerReading | None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ollama_guard.core.benchmark import Answer, End, Measured, Prompt, Round, Verdict, summed
 from ollama_guard.core.model import CatalogueEntry, RunnerReading
+from ollama_guard.drawing.interrupts import Interrupted
 from ollama_guard.hands.adapters.ollama.timing import Spoken
 
 # A load, the prompts, an unload.
@@ -87,6 +88,11 @@ class Going:
     runner: RunnerReading | None = None
     peak_bytes: int | None = None
     answers: list[Answer] = field(default_factory=list)
+
+
+def told(end: Exception) -> str:
+    """Why a run ended, as a sentence."""
+    return f"interrupted ({end})" if isinstance(end, Interrupted) else str(end)
 
 
 def answer_of(prompt: Prompt, spoken: Spoken, tokens_most: int) -> Answer:

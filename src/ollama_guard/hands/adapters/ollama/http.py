@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import httpcore
@@ -56,7 +56,7 @@ def exchange(
 
 def records(
     base_url: str, path: str, deadline_seconds: float, body: dict[str, Any], meanwhile: Meanwhile
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """The records of a streamed answer as they come, until ``deadline_seconds`` in total are over.
 
     ``meanwhile`` is called many times a second while they are waited for; what it raises ends the request.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from ollama_guard.hands.adapters.ollama.http import records
 from ollama_guard.hands.adapters.timed import Meanwhile
 
 # Seconds that a model which was loaded here stays if this process is killed: Ollama's own default, whatever
-# the server's is, since one that keeps models for ever would keep this one (facts 1.6).
+# the server's is, since one that keeps models for ever would keep this one. Said at the load alone, where it
+# sticks: a later question shall not overrule what another client has said meanwhile (facts 1.6).
 KEEP_ALIVE_SECONDS = 300
 # The same words each time, as far as a model can: what is compared is the machine.
 _OPTIONS = {"temperature": 0, "seed": 42}
@@ -51,38 +53,33 @@ class Client:
             OllamaError: it can't be loaded, or not in time. Hanging up ends the load (facts 2.1).
         """
         body = {"model": model, "keep_alive": KEEP_ALIVE_SECONDS}
-        if embeds:  # there is no empty request that loads it
-            return self.embed(model, "Hi", keep=True).total_seconds
+        path = "/api/embed" if embeds else "/api/generate"  # which loads without a prompt, the other never
         began = time.monotonic()
-        for _ in self._records("/api/generate", body | {"stream": False}):
+        for _ in self._records(path, body | ({"input": "Hi"} if embeds else {"stream": False})):
             pass
         return time.monotonic() - began
 
-    def answer(self, model: str, text: str, tokens_most: int, *, keep: bool) -> Spoken:
-        """Ask, and read the answer as it streams; ``keep`` as in `embed`.
+    def answer(self, model: str, text: str, tokens_most: int) -> Spoken:
+        """Ask, and read the answer as it streams.
 
         Raises:
             OllamaError: it failed, or not one token came in time.
         """
         body = {"model": model, "prompt": text, "options": {"num_predict": tokens_most, **_OPTIONS}}
-        return self._listened("/api/generate", body | _kept(keep=keep))
+        return self._listened("/api/generate", body)
 
-    def embed(self, model: str, text: str, *, keep: bool) -> Spoken:
+    def embed(self, model: str, text: str) -> Spoken:
         """Have a text embedded, of which only the whole time is known.
-
-        ``keep`` says how long it stays, of one that was loaded here; else the word of who loaded it stands.
 
         Raises:
             OllamaError: it failed, or not in time.
         """
         began = time.monotonic()
-        last: dict[str, Any] = {}
-        for record in self._records("/api/embed", {"model": model, "input": text} | _kept(keep=keep)):
-            last = record
-        counted = _count(last.get("prompt_eval_count"))
+        heard = list(self._records("/api/embed", {"model": model, "input": text}))
+        counted = _count(heard[-1].get("prompt_eval_count")) if heard else None
         return Spoken(time.monotonic() - began, None, 0, None, "stop", prompt_tokens=counted)
 
-    def _records(self, path: str, body: dict[str, Any]) -> Any:
+    def _records(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         return records(self._url, path, self._deadline_seconds, body, self._meanwhile)
 
     def _listened(self, path: str, body: dict[str, Any]) -> Spoken:
@@ -125,10 +122,6 @@ def _told(spoken: Spoken, last: dict[str, Any]) -> Spoken:
         tokens_per_second=tokens / (nanoseconds / 1e9) if tokens and nanoseconds else None,
         prompt_tokens=_count(last.get("prompt_eval_count")),
     )
-
-
-def _kept(*, keep: bool) -> dict[str, Any]:
-    return {"keep_alive": KEEP_ALIVE_SECONDS} if keep else {}
 
 
 def _count(value: Any) -> int | None:
