@@ -70,7 +70,7 @@ def begun(guard: Guard, *arguments: str, **pipes: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(argv, env=guard._env, **options)
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -216,7 +216,7 @@ def test_a_name_that_is_not_installed_gets_the_nearest_and_nothing_is_loaded(
 def test_ollama_away_is_69_before_and_in_the_middle(alone: tuple[Guard, FakeServer, MemoryCgroup]) -> None:
     guard, server, _ = alone
     process = begun(guard, "small", "slow", "mid", "--tokens", "40")
-    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 60)
+    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 180)
     server.fake.kill()
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 69, errors
@@ -235,7 +235,7 @@ def test_interrupted_it_shows_what_was_measured_and_unloads(
     """In the middle of an answer that would last for minutes."""
     guard, server, _ = alone
     process = begun(guard, "small", "slow", "--tokens", "1000")
-    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 90)
+    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 180)
     until(lambda: not server.fake.runner("slow")["loading"])  # type: ignore[index]
     process.send_signal(number)
     said, errors = process.communicate(timeout=120)
@@ -291,7 +291,7 @@ def test_it_ends_before_memory_gets_short(alone: tuple[Guard, FakeServer, Memory
     """Somebody else in the container eats memory while the model answers: no guard, and nobody is killed."""
     guard, server, cgroup = alone
     process = begun(guard, "small", "slow", "--tokens", "1000", "--json")
-    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 90)
+    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 180)
     until(lambda: not server.fake.runner("slow")["loading"])  # type: ignore[index]
     pid = server.runner_pids()["slow"]
     with Hog(cgroup.popen) as hog:
@@ -342,7 +342,7 @@ def test_on_a_narrow_terminal_the_figures_are_lines_and_a_bar_shows_progress(
     guard, _, _ = alone
     argv = [str(PROGRAM), "bench", "small", "--tokens", "20", f"--config={guard.config}"]
     with OnTerminal(argv, guard._env, columns=40) as shown:
-        shown.wait_text("small:latest: basic", 60)
+        shown.wait_text("small:latest: basic", 120)
         end = shown.wait_text("\r\nsmall:latest\r\n", 60)
         shown.wait_text("  basic tokens/s: ", after=end)
         assert shown.wait(60) == 0
@@ -369,7 +369,7 @@ def test_when_nobody_reads_any_more_it_ends_and_unloads(
 ) -> None:
     guard, server, _ = alone
     process = begun(guard, "slow", "--tokens", "1000")
-    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 60)
+    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 180)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()

@@ -151,7 +151,10 @@ class _Judge:
             except NotRunning as problem:
                 self.guarded = False
                 typer.echo(f"{problem}; each model is judged by one look without it", err=True)
-        return _row(looked(self._where), blob) if blob else None
+        row = _row(looked(self._where), blob) if blob else None
+        # On a busy machine a short look may not tell; before minutes of work there is time for a longer one.
+        unsure = row is not None and row["fits"] is None
+        return _row(looked(self._where, patient=True), blob) if unsure else row
 
     def acted(self, names: tuple[str, ...], since_wall: float) -> str:
         """What the guard has done about a model since then, "" where it did nothing."""

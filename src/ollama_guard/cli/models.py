@@ -138,12 +138,13 @@ def listed(where: Places) -> dict[str, Any]:
     return looked(where)
 
 
-def looked(where: Places) -> dict[str, Any]:
-    """The list of one look without a guard."""
+def looked(where: Places, *, patient: bool = False) -> dict[str, Any]:
+    """The list of one look without a guard; a ``patient`` one as in `glance`."""
     from ollama_guard.cli.glance import glance
     from ollama_guard.core.installed import view
     from ollama_guard.settings.compiler import compile_file
     from ollama_guard.store.footprints import read_only
 
-    seen = glance(compile_file(where.config), read_only(where.state_dir / "footprints.sqlite"))
+    known = read_only(where.state_dir / "footprints.sqlite")
+    seen = glance(compile_file(where.config), known, patient=patient)
     return view(seen.policy, seen.state, seen.snapshot)

@@ -13,6 +13,9 @@ from rich.table import Column
 
 from ollama_guard.core.events import one_line
 
+# Columns from which there is room for the bar beside a model's name and what it is at.
+WIDE_COLUMNS = 70
+
 
 class Bar:
     """Told on stderr, so that what is printed can go elsewhere. Enter it for the time of the work.
@@ -26,12 +29,18 @@ class Bar:
         self._steps_each = steps_each
         self._part = -1
         self._draws = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        console = Console(stderr=True)
+        text = TextColumn(
+            "{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        )
+        # Where it is narrow, what goes on says more than a bar.
+        bar = [BarColumn(bar_width=20)] if console.width >= WIDE_COLUMNS else []
         self._progress = Progress(
-            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-            BarColumn(bar_width=20),
+            text,
+            *bar,
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=console,
             auto_refresh=False,
             transient=True,
             expand=True,
