@@ -37,6 +37,8 @@ EXIT_SIGNAL = 128  # and the signal's number, as shells have it
 # Seconds for one question that is no measurement; and for the list of models, each of which costs a call.
 ANSWER_SECONDS = 5.0
 CATALOGUE_SECONDS = 30.0
+# Looks of up to 2.5 s after a first one that could not tell, since Ollama answered too late, say.
+LONGER_LOOKS = 2
 # Seconds by which the guard's wall clock and ours may differ: both are the machine's.
 CLOCK_SECONDS = 1.0
 
@@ -151,10 +153,16 @@ class _Judge:
             except NotRunning as problem:
                 self.guarded = False
                 typer.echo(f"{problem}; each model is judged by one look without it", err=True)
-        row = _row(looked(self._where), blob) if blob else None
-        # On a busy machine a short look may not tell; before minutes of work there is time for a longer one.
-        unsure = row is not None and row["fits"] is None
-        return _row(looked(self._where, patient=True), blob) if unsure else row
+        return self._looked(blob) if blob else None
+
+    def _looked(self, blob: str) -> dict[str, Any] | None:
+        """On a busy machine one look may not tell; before minutes of work there is time for longer ones."""
+        row = _row(looked(self._where), blob)
+        for _ in range(LONGER_LOOKS):
+            if row is not None and row["fits"] is not None:
+                break
+            row = _row(looked(self._where, patient=True), blob)
+        return row
 
     def acted(self, names: tuple[str, ...], since_wall: float) -> str:
         """What the guard has done about a model since then, "" where it did nothing."""
