@@ -234,13 +234,13 @@ def test_interrupted_it_shows_what_was_measured_and_unloads(
 ) -> None:
     """In the middle of an answer that would last for minutes."""
     guard, server, _ = alone
-    process = begun(guard, "small", "slow", "--tokens", "1000")
+    process = begun(guard, "emb", "slow", "--tokens", "1000")
     until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 180)
     until(lambda: not server.fake.runner("slow")["loading"])  # type: ignore[index]
     process.send_signal(number)
     said, errors = process.communicate(timeout=120)
     assert process.returncode == code
-    assert said.splitlines()[1].startswith("small:latest")
+    assert said.splitlines()[1].startswith("emb:latest")
     assert f"slow:latest: partly: interrupted ({number.name})" in said
     assert "Traceback" not in errors
     assert server.runner_pids() == {}
@@ -283,14 +283,14 @@ def test_an_unload_that_is_ignored_is_told(alone: tuple[Guard, FakeServer, Memor
     guard, server, _ = alone
     server.fake.set_fault("ignore_unload")
     small = results(guard, "small", "--tokens", "2", "--repeat", "2")["small:latest"]
-    assert small["notes"] == ["was still loaded 30 s after it was asked to go"]
+    assert "was still loaded 30 s after it was asked to go" in small["notes"]
     assert len(small["rounds"]) == 1
 
 
 def test_it_ends_before_memory_gets_short(alone: tuple[Guard, FakeServer, MemoryCgroup]) -> None:
     """Somebody else in the container eats memory while the model answers: no guard, and nobody is killed."""
     guard, server, cgroup = alone
-    process = begun(guard, "small", "slow", "--tokens", "1000", "--json")
+    process = begun(guard, "emb", "slow", "--tokens", "1000", "--json")
     until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 180)
     until(lambda: not server.fake.runner("slow")["loading"])  # type: ignore[index]
     pid = server.runner_pids()["slow"]
