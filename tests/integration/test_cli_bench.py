@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -129,8 +130,6 @@ def test_a_load_that_the_guard_aborts_is_told_with_the_guards_own_reason(
     assert daemon.events("load.aborted")
     assert wide["rounds"] == []
     assert server.runner_pids() == {}
-    again = results(daemon, "wide", "--tokens", "2")["wide:latest"]
-    assert (again["verdict"], "condemned" in again["reason"]) == ("refused", True)
 
 
 def test_a_model_that_is_loaded_and_idle_is_asked_and_stays(guarded: tuple[Guard, FakeServer]) -> None:
@@ -150,7 +149,7 @@ def test_a_model_that_is_loaded_and_idle_is_asked_and_stays(guarded: tuple[Guard
 
 def test_a_model_that_somebody_is_using_is_left_alone(guarded: tuple[Guard, FakeServer]) -> None:
     daemon, server = guarded
-    with server.fake.stream("slow", tokens=400) as client:
+    with contextlib.closing(server.fake.stream("slow", tokens=400)) as client:
         until(lambda: client.lines)
         daemon.wait(lambda: daemon.model_states().get("slow") == "busy", 15, "slow is busy")
         told = bench(daemon, "slow", "--tokens", "2")
@@ -165,7 +164,7 @@ def test_a_model_that_somebody_begins_to_use_is_not_unloaded(
     guard, server, _ = alone
     process = begun(guard, "slow", "--tokens", "10", "--json")
     until(lambda: server.fake.runner("slow") and not server.fake.runner("slow")["loading"])  # type: ignore[index]
-    with server.fake.stream("slow", tokens=200) as client:
+    with contextlib.closing(server.fake.stream("slow", tokens=200)) as client:
         said, _ = process.communicate(timeout=120)
         (slow,) = json.loads(said)["models"]
         assert slow["notes"] == ["somebody else uses it by now: not unloaded"]
