@@ -10,6 +10,7 @@ import typer
 
 import ollama_guard
 from ollama_guard.cli import (
+    bench,
     by_hand,
     completion,
     config,
@@ -44,6 +45,7 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard models               what does each model take, and would it fit?
   ollama-guard fit llama3.1:8b      would this one fit now, and who would have to go?
   ollama-guard tiers                which model of my ladder may be used now?
+  ollama-guard bench                how fast is each model here, and what does it take?
   ollama-guard check-config         is my file right?
   ollama-guard healthcheck          is the guard well? (for Docker and scripts)
   ollama-guard pause 30min          leave Ollama alone for a while
@@ -72,7 +74,7 @@ app = typer.Typer(
 )
 for group in (
     run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine, notify, init, doctor,
-    release, tiers,
+    release, tiers, bench,
 ):  # fmt: skip
     group.register(app)
 

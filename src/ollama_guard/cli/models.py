@@ -47,7 +47,7 @@ def models(
     FOOTPRINT is what its last load was measured to take; with a ~ before it, what its file and its KV cache
     let foresee. FITS NOW says no where others would have to go first: `fit MODEL` tells who.
     """
-    document = _listed(places(context, config, runtime_dir, state_dir))
+    document = listed(places(context, config, runtime_dir, state_dir))
     if as_json:
         typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
         return
@@ -75,7 +75,7 @@ def fit(
     Exit code 0 yes; 1 no, or not as long as others are loaded, or it can't be told. Nothing is done. The
     answer is the judgement that its load would meet, with the context of its last one.
     """
-    document = _listed(places(context, config, runtime_dir, state_dir))
+    document = listed(places(context, config, runtime_dir, state_dir))
     rows = document["models"]
     row = next((row for row in rows if spelled(model) in {spelled(name) for name in _names(row)}), None)
     if row is None:
@@ -133,18 +133,24 @@ def _names(row: dict[str, Any]) -> list[str]:
     return [row["name"], *row["aliases"]] if row["name"] else []
 
 
-def _listed(where: Places) -> dict[str, Any]:
-    """The running guard's list; without one, that of one look."""
+def listed(where: Places) -> dict[str, Any]:
+    """The running guard's list; without one, that of one look, which is told on stderr."""
     from ollama_guard.cli.client import NotRunning, get_models
 
     try:
         return get_models(where.runtime_dir)
     except NotRunning as error:
         typer.echo(f"{error}; this is one look without it:", err=True)
+    return looked(where)
+
+
+def looked(where: Places, *, patient: bool = False) -> dict[str, Any]:
+    """The list of one look without a guard; a ``patient`` one as in `glance`."""
     from ollama_guard.cli.glance import glance
     from ollama_guard.core.installed import view
     from ollama_guard.settings.compiler import compile_file
     from ollama_guard.store.footprints import read_only
 
-    seen = glance(compile_file(where.config), read_only(where.state_dir / "footprints.sqlite"))
+    known = read_only(where.state_dir / "footprints.sqlite")
+    seen = glance(compile_file(where.config), known, patient=patient)
     return view(seen.policy, seen.state, seen.snapshot)

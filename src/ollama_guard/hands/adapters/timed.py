@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import httpcore
 import httpx
 
+# Called while an answer is waited for, on the thread that waits; what it raises ends the request.
+Meanwhile = Callable[[], None]
+# Seconds between two such calls: twice as often as memory is looked at, so that no look is late.
+MEANWHILE_SECONDS = 0.05
+
 
 class TimedTransport(httpx.BaseTransport):
     """A transport for one request, on connections that keep the deadline; it raises httpcore's exceptions."""
 
-    def __init__(self, deadline_seconds: float) -> None:
+    def __init__(self, deadline_seconds: float, meanwhile: Meanwhile | None = None) -> None:
         deadline = time.monotonic() + deadline_seconds
-        self._pool = httpcore.ConnectionPool(network_backend=_Backend(deadline))
+        self._pool = httpcore.ConnectionPool(network_backend=_Backend(deadline, meanwhile))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request and read the answer's head; the body is read by who iterates it."""
@@ -63,8 +68,8 @@ class _Body(httpx.SyncByteStream):
 class _Backend(httpcore.SyncBackend):
     """Opens connections whose every step gets what is left of one deadline."""
 
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
+    def __init__(self, deadline: float, meanwhile: Meanwhile | None) -> None:
+        self._deadline, self._meanwhile = deadline, meanwhile
 
     def connect_tcp(
         self,
@@ -77,18 +82,25 @@ class _Backend(httpcore.SyncBackend):
         """Connect within what is left of the deadline."""
         left = _left(self._deadline, httpcore.ConnectTimeout)
         stream = super().connect_tcp(host, port, left, local_address, socket_options)
-        return _Stream(stream, self._deadline)
+        return _Stream(stream, self._deadline, self._meanwhile)
 
 
 class _Stream(httpcore.NetworkStream):
     """A connection whose every receive and send gets what is left of the deadline."""
 
-    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, deadline: float, meanwhile: Meanwhile | None) -> None:
         self._stream = stream
-        self._deadline = deadline
+        self._deadline, self._meanwhile = deadline, meanwhile
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002  (as above)
         """Receive what there is."""
+        while self._meanwhile is not None:
+            self._meanwhile()
+            left = _left(self._deadline, httpcore.ReadTimeout)
+            try:
+                return self._stream.read(max_bytes, min(left, MEANWHILE_SECONDS))
+            except httpcore.ReadTimeout:
+                continue
         return self._stream.read(max_bytes, _left(self._deadline, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002  (as above)
@@ -107,7 +119,9 @@ class _Stream(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         """The same connection, encrypted, under the same deadline."""
         left = _left(self._deadline, httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+        return _Stream(
+            self._stream.start_tls(ssl_context, server_hostname, left), self._deadline, self._meanwhile
+        )
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore asks of the socket beneath."""

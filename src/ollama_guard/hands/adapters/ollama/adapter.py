@@ -43,6 +43,11 @@ class OllamaAdapter:
         self._names = _Names({}, {}, frozenset())
         self._learning = threading.Lock()
 
+    @property
+    def remote(self) -> frozenset[str]:
+        """The names of cloud stubs, as the last catalogue listed them."""
+        return self._names.remote
+
     def version(self, deadline_seconds: float) -> str:
         """The server's version, such as ``0.33.0``."""
         return answers.version_of(exchange(self.url, "GET", "/api/version", deadline_seconds))
