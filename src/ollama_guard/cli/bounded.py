@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
-T = TypeVar("T")
+from ollama_guard.settings.deadline import within
 
 # Seconds for one file: it takes a millisecond, and on a disk that spins up a second.
 READ_SECONDS = 2.0
@@ -16,46 +13,37 @@ READ_SECONDS = 2.0
 MOST_BYTES = 1 << 20
 
 
-def read_within(path: Path, seconds: float = READ_SECONDS) -> bytes:
-    """The file's content.
+def read_within(path: Path, seconds: float = READ_SECONDS) -> str:
+    """The file's text; what is no UTF-8 in it is replaced.
 
     Raises:
         OSError: it can't be read, is larger than `MOST_BYTES`, or did not come in time (TimeoutError).
     """
 
-    def read() -> bytes:
+    def read() -> str:
         with path.open("rb") as file:
-            return file.read(MOST_BYTES + 1)
+            return file.read(MOST_BYTES + 1).decode("utf-8", "replace")
 
-    content = within(read, seconds)
-    if len(content) > MOST_BYTES:
+    text = _in_time(read, seconds)
+    if len(text) > MOST_BYTES:
         raise OSError(f"it is larger than {MOST_BYTES >> 20} MiB")
-    return content
+    return text
 
 
-def within(call: Callable[[], T], seconds: float = READ_SECONDS) -> T:
-    """What a call that may wait for a disk comes to.
+def is_there_within(path: Path, seconds: float = READ_SECONDS) -> bool:
+    """Whether there is such a file.
 
     Raises:
-        OSError: its own, or TimeoutError.
+        OSError: that can't be told, or not in time.
     """
-    answers: queue.SimpleQueue[tuple[T] | OSError] = queue.SimpleQueue()
+    return _in_time(lambda: "yes" if path.exists() else "", seconds) == "yes"
 
-    def ask() -> None:
-        try:
-            answers.put((call(),))
-        except OSError as error:
-            answers.put(error)
 
-    # A daemon, so that a read which never ends does not keep the command from ending.
-    threading.Thread(target=ask, daemon=True).start()
+def _in_time(function: Callable[[], str], seconds: float) -> str:
     try:
-        answer = answers.get(timeout=seconds)
-    except queue.Empty:
+        return within(seconds, function)
+    except TimeoutError:
         raise TimeoutError(f"it could not be read within {seconds:.0f} s") from None
-    if isinstance(answer, OSError):
-        raise answer
-    return answer[0]
 
 
 def why(error: OSError) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ollama_guard.cli.bounded import why, within
+from ollama_guard.cli.bounded import is_there_within, why
 from ollama_guard.cli.cgroup_facts import PROC
 from ollama_guard.cli.glance import Glance
 from ollama_guard.cli.kernel_facts import kernel_facts, kernels_root
@@ -36,7 +36,7 @@ def examined(policy: Policy, root: Path, where: Places, status: Mapping[str, Any
         ServiceUnavailable: the machine's memory can't be read.
     """
     machine, look = surveyed(policy, root)
-    unknown = dict(machine.unknown)
+    unknown = {key: why_not for key, why_not in machine.unknown.items() if key != "neighbours"}
     kernel = kernel_facts(root, unknown)
     runners = _runners(look)
     swap_bytes = sum(swap.bytes for swap in kernel.swaps)
@@ -97,16 +97,15 @@ def _reloads(path: Path, snapshot: Snapshot, unknown: dict[str, str]) -> tuple[R
     """Models that were used with several contexts lately, by the guard's own ledger."""
     names = {entry.blob: " = ".join(entry.names) for entry in snapshot.catalogue}
     try:
-        if not within(path.exists):
+        if not is_there_within(path):
             return ()  # no guard has ever run here, and that is told
-        ledger = within(lambda: read_only(path)) if os.access(path, os.R_OK) else None
     except OSError as error:
         unknown["ledger"] = f"{path}: {why(error)}"
         return ()
-    if ledger is None:
+    if not os.access(path, os.R_OK):
         unknown["ledger"] = f"{path}: this user may not read it"
         return ()
-    return tuple(_in_turn(ledger, names, time.time()))
+    return tuple(_in_turn(read_only(path), names, time.time()))
 
 
 def _in_turn(ledger: Ledger, names: Mapping[str, str], now_wall: float) -> Iterator[Reloads]:

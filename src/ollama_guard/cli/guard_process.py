@@ -31,7 +31,7 @@ class ProcessFacts:
         return None if self.capabilities is None else self._has(_CAP_KILL)
 
     def may_use(self, socket: Path) -> bool | None:
-        """Whether it may connect to a socket by the socket's own mode; None where there is none to look at."""
+        """Whether it may connect to a socket by the socket's own mode; None where there is none."""
         if self.uid is None:
             return None
         try:

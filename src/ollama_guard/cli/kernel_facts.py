@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from ollama_guard.cli.bounded import read_within, why
+from ollama_guard.cli.bounded import why
 from ollama_guard.core.kernelfacts import Kernel, Swap
 
 # Disks of a virtual machine say "rotating" whatever they lie on: of them nothing is said.
@@ -15,6 +15,8 @@ _VIRTUAL = re.compile(r"(?:vd|xvd|nbd|rbd)[a-z0-9]+")
 _VIRTUAL_VENDORS = ("qemu", "vmware", "virtual", "vbox", "msft", "google", "xen")
 _CARDS = re.compile(r"mmcblk\d+")
 _OCTAL = re.compile(r"\\([0-7]{3})")
+# Bytes of one file: the largest, ZFS' counters, has some ten thousand.
+_MOST_BYTES = 1 << 18
 # More areas than anybody has; a laid-out file may go on for ever.
 _MOST_SWAPS = 32
 
@@ -48,7 +50,8 @@ class _Look:
 
     def word(self, path: str, *, optional: bool = False) -> str:
         try:
-            return read_within(self._root / path).decode("utf-8", "replace").strip()
+            with (self._root / path).open("rb") as file:  # of the kernel's own: never on a disk
+                return file.read(_MOST_BYTES).decode("utf-8", "replace").strip()
         except FileNotFoundError as error:
             if not optional:
                 self._unknown[f"/{path}"] = why(error)

@@ -69,7 +69,7 @@ def _keys_of(root: Path, file: Path) -> set[str]:
     if not file.is_absolute() or set("*?[%") & set(str(file)):
         raise Unread(f"{file}: what it names is systemd's to say")
     try:
-        text = read_within(below(root, file)).decode("utf-8", "replace")
+        text = read_within(below(root, file))
     except FileNotFoundError:
         return set()
     except OSError as error:
@@ -78,7 +78,7 @@ def _keys_of(root: Path, file: Path) -> set[str]:
 
 
 def _service(root: Path, path: Path, service: str) -> Mapping[str, Any]:
-    import yaml
+    import yaml  # type: ignore[import-untyped, unused-ignore]
 
     class Words(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]
         """Each scalar as it is written: compose's YAML knows no ``yes``, no ``1:30``; ``<<`` is a merge."""

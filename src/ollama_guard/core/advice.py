@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 
 from ollama_guard.core.machine import Installed, Machine, Server
 from ollama_guard.core.model import Level
-from ollama_guard.core.policy import MIB, Policy
+from ollama_guard.core.policy import GIB, MIB, Policy
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.core.said import has_prompt_cache, on_loopback, positive
 from ollama_guard.core.sizing import (
     AUTO_LOADED,
     LEAST_CONTEXT_TOKENS,
-    ONE_MODEL_BELOW_BYTES,
     UNBOUNDED_CACHE_MIB,
     Fits,
     Room,
@@ -29,6 +28,9 @@ from ollama_guard.core.sizing import (
     tiers_of,
 )
 from ollama_guard.core.units import bytes_text
+
+# A machine smaller than this (bytes) keeps one model when it is not known how large the models are.
+ONE_MODEL_BELOW_BYTES = 8 * GIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,15 +52,14 @@ def unlimited(machine: Machine, policy: Policy) -> Iterator[Finding]:
     for server in machine.servers:
         if server.kind is not RuntimeKind.DOCKER or server.limit_bytes is not None:
             continue
-        if server.container is None:
-            continue  # neither Docker nor, maybe, its cgroup could be looked at
+        if server.container is None or server.container.memory_limit_bytes is not None:
+            continue  # Docker could not be asked, or knows of one that its cgroup did not show here
         limit = largest_limit(machine, policy)
         yield Finding(
             Check.NO_LIMIT,
             f"{server.title} has no memory limit on a machine of {bytes_text(machine.total_bytes)}",
-            "what it takes, everybody else loses: on a CPU Ollama tests no memory before it loads a"
-            " model. With"
-            f" {bytes_text(limit)} the soft threshold and an eighth of the memory stay for the others",
+            "what it takes, everybody else loses: on a CPU Ollama tests no memory before it loads a model."
+            f" With {bytes_text(limit)} the soft threshold and an eighth of the memory stay for the others",
             set_limit(server, limit),
         )
 
@@ -78,8 +77,8 @@ def below_tiers(machine: Machine, policy: Policy) -> Iterator[Finding]:
         fits = wanted <= largest_limit(machine, policy)
         yield Finding(
             Check.TIER_LIMIT,
-            f"{server.title} is limited to {bytes_text(limit)}, and the tier {tier.name} ({tier.model}) takes"
-            f" {bytes_text(needs)}",
+            f"{server.title} is limited to {bytes_text(limit)}, and the tier {tier.name} ({tier.model})"
+            f" takes {bytes_text(needs)}",
             "each request for that tier ends in a load that the guard aborts, or the kernel kills",
             set_limit(server, wanted)
             if fits
@@ -150,8 +149,8 @@ def swap_unbounded(machine: Machine) -> Iterator[Finding]:
             Check.SWAP_UNBOUNDED,
             f"{server.title} is limited to {bytes_text(limit)} of memory, and may take all of the"
             f" {bytes_text(machine.swap_bytes)} of swap besides",
-            "at its limit models spill into swap: every answer then waits for it, and the guard sees memory"
-            " that is never short",
+            "at its limit models spill into swap: every answer then waits for it, and the guard sees"
+            " memory that is never short",
             keep_from_swap(server, limit, " ".join(swap.name for swap in machine.kernel.swaps)),
         )
 

@@ -67,8 +67,8 @@ def unreadable(guard: GuardFacts) -> Iterator[Finding]:
         Check.UNREADABLE,
         f"the guard's user can't read {guard.unreadable}",
         "at its next start the guard would run the last good file, and without one not at all (exit code 78)",
-        f"chown root:ollama-guard {guard.unreadable} && chmod 640 {guard.unreadable}, then: systemctl reload"
-        " ollama-guard",
+        f"chown root:ollama-guard {guard.unreadable} && chmod 640 {guard.unreadable}, then: systemctl"
+        " reload ollama-guard",
     )
 
 
@@ -109,8 +109,8 @@ def locked(guard: GuardFacts) -> Iterator[Finding]:
 
 # The unit may give no file to a group: the folder that tmpfiles makes does so for what is born in it.
 _GROUPS_ANEW = (
-    "systemd-sysusers ollama-guard.conf && systemd-tmpfiles --create ollama-guard.conf && systemctl restart"
-    " ollama-guard"
+    "systemd-sysusers ollama-guard.conf && systemd-tmpfiles --create ollama-guard.conf && systemctl"
+    " restart ollama-guard"
 )
 
 
@@ -159,9 +159,8 @@ def rights(machine: Machine, guard: GuardFacts) -> Iterator[Finding]:
                 Check.RIGHTS,
                 f"the guard runs as {guard.user or 'a user without a name'} without CAP_KILL, and"
                 f" {server.title} as {server.user}",
-                "it can ask for unloads and not end anything: a load that can't fit, or a model's"
-                " process that"
-                " hangs, goes on until the kernel kills somebody",
+                "it can ask for unloads and not end anything: a load that can't fit, or a model's process"
+                " that hangs, goes on until the kernel kills somebody",
                 f"AmbientCapabilities=CAP_KILL and CapabilityBoundingSet=CAP_KILL {_IN_ITS_UNIT}",
             )
         elif server.kind is RuntimeKind.DOCKER and guard.reaches_docker is False and _may_act(server, guard):

@@ -26,9 +26,8 @@ def slow_swap(machine: Machine) -> Iterator[Finding]:
             yield Finding(
                 Check.SWAP_SLOW,
                 f"{named}, and {server.title} may be swapped there",
-                "a model that was swapped out is read back at a few MB/s in small pieces: minutes in"
-                " which the"
-                " machine looks frozen",
+                "a model that was swapped out is read back at a few MB/s in small pieces: minutes in which"
+                " the machine looks frozen",
                 keep_from_swap(server, _limit(machine, server), _names(areas)),
                 Severity.ADVICE,
             )
@@ -42,11 +41,10 @@ def zram(machine: Machine) -> Iterator[Finding]:
             size = bytes_text(sum(area.bytes for area in areas))
             yield Finding(
                 Check.ZRAM,
-                f"{size} of swap are in memory itself ({_names(areas)}), and {server.title} may be"
-                " swapped there",
+                f"{size} of swap are in memory itself ({_names(areas)}), and {server.title} may be swapped"
+                " there",
                 "quantized weights hardly compress: a model that is swapped into memory frees next to"
-                " none, and"
-                " each of its tokens costs CPU time",
+                " none, and each of its tokens costs CPU time",
                 keep_from_swap(server, _limit(machine, server), _names(areas)),
                 Severity.ADVICE,
             )
@@ -74,12 +72,10 @@ def zfs_arc(machine: Machine) -> Iterator[Finding]:
     held, wanted = machine.kernel.arc_bytes or 0, int(ARC_SHARE * machine.total_bytes) // MIB * MIB
     yield Finding(
         Check.ZFS_ARC,
-        f"ZFS may keep {bytes_text(most)} of the {bytes_text(machine.total_bytes)} as its cache (ARC),"
-        " and keeps"
-        f" {bytes_text(held)} now",
+        f"ZFS may keep {bytes_text(most)} of the {bytes_text(machine.total_bytes)} as its cache (ARC), and"
+        f" keeps {bytes_text(held)} now",
         "the kernel does not count it as available, and it gives way more slowly than a model is loaded:"
-        " loads"
-        " meet a full machine",
+        " loads meet a full machine",
         f"options zfs zfs_arc_max={wanted} in /etc/modprobe.d/zfs.conf, then: echo {wanted} >"
         " /sys/module/zfs/parameters/zfs_arc_max",
         Severity.ADVICE,
@@ -92,12 +88,11 @@ def overcommit(machine: Machine) -> Iterator[Finding]:
     if mode not in (1, 2):
         return
     why = (
-        "the kernel then refuses what programs reserve and never use: models fail to load though memory"
-        " is free"
+        "the kernel then refuses what programs reserve and never use: models fail to load though memory is"
+        " free"
         if mode == 2
         else "the kernel then grants what it can't have: a model that can never fit is not refused at"
-        " its first"
-        " allocation, but killed when the memory is gone"
+        " its first allocation, but killed when the memory is gone"
     )
     yield Finding(
         Check.OVERCOMMIT,
@@ -117,11 +112,9 @@ def huge_pages(machine: Machine) -> Iterator[Finding]:
         "transparent huge pages are on for everybody, and each page fault may compact memory for one (enabled"
         " and defrag are both always)",
         "when memory is short, whoever touches a new page waits until enough of it lies together: model"
-        " loads,"
-        " and everybody else, stall for seconds",
+        " loads, and everybody else, stall for seconds",
         "w /sys/kernel/mm/transparent_hugepage/defrag - - - - madvise in /etc/tmpfiles.d/90-ollama.conf,"
-        " then:"
-        " systemd-tmpfiles --create 90-ollama.conf",
+        " then: systemd-tmpfiles --create 90-ollama.conf",
         Severity.ADVICE,
     )
 
@@ -134,8 +127,7 @@ def pressure(machine: Machine) -> Iterator[Finding]:
         Check.PSI,
         "this kernel shows no pressure (there is no /proc/pressure/memory)",
         "a machine that thrashes can look as if it had memory left; without pressure the guard is not"
-        " woken by"
-        " it, and can't tell a freeze from a busy moment",
+        " woken by it, and can't tell a freeze from a busy moment",
         "psi=1 on the kernel's command line (GRUB_CMDLINE_LINUX in /etc/default/grub, update-grub, reboot)",
         Severity.ADVICE,
     )

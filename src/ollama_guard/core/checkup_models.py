@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -61,18 +62,17 @@ def never_fits(machine: Machine, guard: GuardFacts, policy: Policy) -> Iterator[
     for tier in tiers_of(tuple(visible(machine)), least):
         if tier.fits is not Fits.NEVER:
             continue
-        name = tier.model.name
+        name = shlex.quote(tier.model.name)
         hides = guard.answers and len(machine.servers) == 1
         yield Finding(
             Check.NEVER_FITS,
-            f"{name} takes {bytes_text(tier.needs_bytes)} with {least.context} tokens of context, and one"
-            " model"
-            f" can have {bytes_text(room.bound_bytes)} here",
-            "whoever asks for it fills the memory until a process is killed, and does so again with the next"
-            " try",
+            f"{tier.model.name} takes {bytes_text(tier.needs_bytes)} with {least.context} tokens of context,"
+            f" and one model can have {bytes_text(room.bound_bytes)} here",
+            "whoever asks for it fills the memory until a process is killed, and does so again with the"
+            " next try",
             f"ollama-guard quarantine add {name} (ollama-guard quarantine restore {name} brings it back)"
             if hides
-            else ask(machine.server, "rm", name),
+            else ask(machine.server, "rm", tier.model.name),
         )
 
 
@@ -89,13 +89,12 @@ def max_loaded(machine: Machine, policy: Policy) -> Iterator[Finding]:
     if positive(server.says("OLLAMA_MAX_LOADED_MODELS")):
         return
     fits = most_at_once(machine, policy)
-    if fits >= AUTO_LOADED or (machine.models is not None and not machine.models):
+    if fits >= AUTO_LOADED:
         return
-    largest = "of unknown size" if not machine.models else "that are installed"
     yield Finding(
         Check.MAX_LOADED,
-        f"{server.title} has no OLLAMA_MAX_LOADED_MODELS: it keeps {AUTO_LOADED} models loaded, and of the"
-        f" largest {largest} {fits} fit together in {bytes_text(_room(machine, policy).room_bytes)}",
+        f"{server.title} has no OLLAMA_MAX_LOADED_MODELS: it keeps {AUTO_LOADED} models loaded, and only the"
+        f" {fits} largest fit together into {bytes_text(_room(machine, policy).room_bytes)}",
         f"without a GPU Ollama {machine.version} tests no memory before it loads a further one: the machine"
         " finds out",
         set_environment(server, "OLLAMA_MAX_LOADED_MODELS", str(fits)),
@@ -121,9 +120,8 @@ def parallel(machine: Machine, policy: Policy) -> Iterator[Finding]:
     tokens = min(room.context, worst.training_context or room.context)
     sums = (
         f"{count_text(room.parallel, 'slot')} x {tokens} tokens x"
-        f" {(worst.kv_bytes_per_token or 0) / 1024:.0f} KiB"
-        f" = {bytes_text(caches)} of KV cache for {worst.name}, beside {bytes_text(worst.size_bytes)} of"
-        " weights"
+        f" {(worst.kv_bytes_per_token or 0) / 1024:.0f} KiB = {bytes_text(caches)} of KV cache for"
+        f" {worst.name}, beside {bytes_text(worst.size_bytes)} of weights"
     )
     key, value = ("OLLAMA_NUM_PARALLEL", "1") if room.parallel > 1 else _shorter(worst, room)
     yield Finding(
@@ -156,8 +154,7 @@ def orphans(machine: Machine) -> Iterator[Finding]:
                 f"process {runner.pid} holds {bytes_text(runner.memory_bytes)} for {runner.title}, and the"
                 " server that it belonged to is gone",
                 "no server knows it any more: `ollama ps` does not show it, nothing unloads it, and the"
-                " model's"
-                " next load comes on top",
+                " model's next load comes on top",
                 f"kill {runner.pid}",
             )
 
@@ -176,8 +173,7 @@ def runner_memory(machine: Machine) -> Iterator[Finding]:
             f"{runner.title} (pid {runner.pid}) takes {bytes_text(runner.memory_bytes)}, and `ollama ps` says"
             f" {bytes_text(runner.listed_bytes)}",
             "that is fixed at the load; what a process takes later, its prompt cache above all, is told"
-            " nowhere,"
-            " and given back only when the model is unloaded",
+            " nowhere, and given back only when the model is unloaded",
             ask(machine.server, "stop", runner.name) if runner.name else f"kill {runner.pid}",
         )
 
@@ -203,11 +199,10 @@ def reload_thrash(machine: Machine) -> Iterator[Finding]:
         yield Finding(
             Check.RELOAD_THRASH,
             f"{model.title} is used in turn with different contexts, and was loaded {times} tokens so far",
-            "clients ask for it with another num_ctx each, and at each switch Ollama ends its process"
-            " and loads"
-            " it anew: seconds of waiting, and memory for both while one goes",
-            f"{set_environment(server, 'OLLAMA_CONTEXT_LENGTH', longest)}; and no num_ctx in the clients, or"
-            f" {longest} in all",
+            "clients ask for it with another num_ctx each, and at each switch Ollama ends its process and"
+            " loads it anew: seconds of waiting, and memory for both while one goes",
+            f"{set_environment(server, 'OLLAMA_CONTEXT_LENGTH', longest)}; and no num_ctx in the clients,"
+            f" or {longest} in all",
             Severity.ADVICE,
         )
 

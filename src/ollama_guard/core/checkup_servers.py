@@ -70,8 +70,8 @@ def exposed(machine: Machine) -> Iterator[Finding]:
             yield Finding(
                 Check.EXPOSED,
                 f"{server.title} {how}: every address of this machine",
-                "Ollama knows no passwords: whoever reaches it can load models until memory is gone, delete"
-                " them, and pull others",
+                "Ollama knows no passwords: whoever reaches it can load models until memory is gone,"
+                " delete them, and pull others",
                 mend,
             )
 
@@ -103,7 +103,8 @@ def prompt_cache(machine: Machine) -> Iterator[Finding]:
         if server.environment is None:
             continue
         said = server.says("LLAMA_ARG_CACHE_RAM")
-        if said and not said.startswith("-"):
+        bound = _number(said.strip("\"'"))
+        if bound is not None and bound < UNBOUNDED_CACHE_MIB:
             continue
         yield Finding(
             Check.PROMPT_CACHE,
@@ -127,8 +128,8 @@ def keep_alive(machine: Machine) -> Iterator[Finding]:
                 Check.KEEP_ALIVE_GARBAGE,
                 f"{server.title} has OLLAMA_KEEP_ALIVE={said}, which is neither a number of seconds nor a"
                 " duration such as 30s, 5m or 24h",
-                "Ollama takes 5 minutes instead and says nothing: models stay longer, or go sooner, than was"
-                " meant",
+                "Ollama takes 5 minutes instead and says nothing: models stay longer, or go sooner, than"
+                " was meant",
                 mend,
                 Severity.ADVICE,
             )
@@ -137,8 +138,8 @@ def keep_alive(machine: Machine) -> Iterator[Finding]:
                 Check.KEEP_ALIVE,
                 f"{server.title} has OLLAMA_KEEP_ALIVE={said}: a model that was asked for once stays loaded"
                 " for ever",
-                "its memory comes back only when another model is loaded or the guard takes it; the default"
-                " is 5 minutes",
+                "its memory comes back only when another model is loaded or the guard takes it; the"
+                " default is 5 minutes",
                 mend,
                 Severity.ADVICE,
             )
@@ -148,20 +149,28 @@ def max_queue(machine: Machine) -> Iterator[Finding]:
     """A queue that locks the scheduler up, or that a handful of clients fills (facts 2.5)."""
     for server in machine.servers:
         said = server.says("OLLAMA_MAX_QUEUE").strip("\"'")
-        if not (said.isascii() and said.isdigit()) or int(said[:9]) >= LEAST_QUEUE:
+        places = _number(said)
+        if places is None or places >= LEAST_QUEUE:
             continue  # what is no such number is the default, 512
-        none = int(said) == 0
+        none = places == 0
         yield Finding(
             Check.MAX_QUEUE,
             f"{server.title} has OLLAMA_MAX_QUEUE={said}",
-            "with 0 its scheduler waits for itself as soon as a model is let go: nothing is answered any more"
-            " until it is restarted"
+            "with 0 its scheduler waits for itself as soon as a model is let go: nothing is answered any"
+            " more until it is restarted"
             if none
             else f"as soon as more than {said} requests wait for a model, each further one gets an error"
             " (503)",
             set_environment(server, "OLLAMA_MAX_QUEUE", str(PlaybookPolicy().max_queue)),
             Severity.SERIOUS if none else Severity.ADVICE,
         )
+
+
+def _number(said: str) -> int | None:
+    """A whole number from 0 on, None for anything else; of many digits the first nine are enough."""
+    if not (said.isascii() and said.isdigit()):
+        return None
+    return int(said.lstrip("0")[:9] or "0")
 
 
 def drift(machine: Machine) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from ollama_guard.core.machine import ContainerFacts, Server
 from ollama_guard.core.policy import MIB
 from ollama_guard.core.protection import read_by_itself, recreate, restart_unit
 from ollama_guard.core.runtime import RuntimeKind
+from ollama_guard.core.said import listens_at
 
 
 class Severity(StrEnum):
@@ -53,7 +54,8 @@ def ask(server: Server | None, *words: str) -> str:
     if server is not None and server.kind is RuntimeKind.DOCKER:
         return f"docker exec {called(server)} {command}"
     said = server.says("OLLAMA_HOST") if server else ""
-    return f"OLLAMA_HOST={shlex.quote(said)} {command}" if said else command
+    usual = listens_at(said) == listens_at("")
+    return command if usual else f"OLLAMA_HOST={shlex.quote(said)} {command}"
 
 
 def place(server: Server) -> str:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from ollama_guard.core.machine import Installed, Machine, Server
 from ollama_guard.core.model import Level
-from ollama_guard.core.policy import GIB, MIB, Policy, spelled
+from ollama_guard.core.policy import MIB, Policy, spelled
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.core.said import context_tokens, has_prompt_cache, positive
 from ollama_guard.core.tiers import Tier as OwnersTier
@@ -22,8 +22,6 @@ CACHE_SHARE, LEAST_CACHE_MIB, MOST_CACHE_MIB = 1 / 32, 64, 1024
 LEAST_CONTEXT_TOKENS = 2048
 # Models that Ollama keeps at once if nobody says (facts 2.5), on a machine without GPU.
 AUTO_LOADED = 3
-# A machine smaller than this (bytes) keeps one model when it is not known how large the models are.
-ONE_MODEL_BELOW_BYTES = 8 * GIB
 # What is left for everybody else beside a limited container: an eighth, and at least what a system with its
 # containers needs to stay quick. The soft threshold stays free besides.
 OTHERS_SHARE, LEAST_OTHERS_BYTES = 1 / 8, 512 * MIB
@@ -101,18 +99,18 @@ def loads_at_once(server: Server) -> int:
 def most_at_once(machine: Machine, policy: Policy) -> int:
     """How many of the models that fit at all fit together whichever they are, 1 at least.
 
-    Where all fit, that is as many as Ollama would keep: no bound is needed. The same where it is not known
-    which models there are, on a large machine.
+    Where all fit, or only one is there or none is known, that is as many as Ollama would keep: no bound is
+    needed.
     """
     server = machine.server
     enough = loads_at_once(server) if server else AUTO_LOADED
-    if not machine.models:
-        return 1 if machine.capacity_bytes < ONE_MODEL_BELOW_BYTES else enough
     owners = (server.environment if server else None) or {}
     room = room_of(machine, policy, owners, container_limit(machine, policy))
-    takes = sorted((room.takes(model) for model in machine.models), reverse=True)
+    takes = sorted((room.takes(model) for model in machine.models or ()), reverse=True)
     fitting = [size for size in takes if size <= room.room_bytes]
     together = [sum(fitting[: count + 1]) <= room.room_bytes for count in range(len(fitting))]
+    if not fitting:
+        return min(enough, 1) if len(takes) > 1 else enough
     return enough if all(together) else max(1, together.index(False))
 
 
