@@ -14,7 +14,7 @@ from beds.guard import Guard
 from beds.process import children
 from beds.real_ollama import RealOllama
 
-GIB = 1 << 30
+LIMIT_BYTES = 700 << 20
 BAD = {
     "OLLAMA_KEEP_ALIVE": "1d",
     "OLLAMA_MAX_QUEUE": "2",
@@ -28,8 +28,8 @@ SLOW_SWAP = {"/sys/block/sda/queue/rotational": "1\n"}
 def test_every_fault_of_a_real_server_is_found_and_no_other_and_none_once_they_are_mended(
     memory_cgroup: Callable[[int], MemoryCgroup], real_ollama: Callable[..., RealOllama], tmp_path: Path
 ) -> None:
-    """In 1 GiB the shelf's large models can't ever fit; a server that was killed left its runner behind."""
-    cgroup = memory_cgroup(GIB)
+    """In 700 MiB the shelf's large models can't ever fit; a server that was killed left its runner behind."""
+    cgroup = memory_cgroup(LIMIT_BYTES)
     swap_is_open(cgroup)
     root = tmp_path / "root"
     lay_out(root, KERNEL | SLOW_SWAP)
@@ -40,6 +40,7 @@ def test_every_fault_of_a_real_server_is_found_and_no_other_and_none_once_they_a
     os.kill(server.pid, signal.SIGKILL)
     again = real_ollama(launcher=cgroup.popen, env=BAD, port=server.port)
 
+    assert Path(f"/proc/{orphan}").exists()
     found = doctor(root, "--json")
     assert found.returncode == 1, found.stderr
     assert told(found) == {
@@ -61,7 +62,7 @@ def test_every_fault_of_a_real_server_is_found_and_no_other_and_none_once_they_a
 
     os.kill(orphan, signal.SIGKILL)
     again.stop()
-    cgroup.set_limit(GIB)
+    cgroup.set_limit(LIMIT_BYTES)
     lay_out(root, KERNEL)
     mended = real_ollama(launcher=cgroup.popen, env=GOOD, port=server.port, models=tmp_path / "models")
     mended.create("tiny", mended.installation.seed)

@@ -138,13 +138,14 @@ ABOUT: Mapping[Check, About] = {
         SERIOUS,
         "A memory limit larger than the machine's memory.",
         "It never holds: the machine is out of memory first.",
-        "A limit that leaves the others their share, as for `no_limit`.",
+        "`mem_limit:` or `MemoryMax=` with a size that leaves the others their share.",
     ),
     Check.TIER_LIMIT: About(
         SERIOUS,
         "A memory limit into which the largest of your `[[tiers]]` can't fit.",
         "Each request for that tier ends in a load that is aborted, or killed by the kernel.",
-        "The limit that it takes; where the machine can't give that, the tier to take out of the TOML file.",
+        "`mem_limit:` or `MemoryMax=` as it takes; where the machine can't give that, the `[[tiers]]` table"
+        " to take out.",
     ),
     Check.UNSEEN_LIMIT: About(
         "serious before Ollama 0.30, else advice",

@@ -9,10 +9,11 @@ from dataclasses import replace
 from ollama_guard.core.checks import Check
 from ollama_guard.core.checkup_guard import GuardFacts
 from ollama_guard.core.finding import Finding, Severity, ask, set_environment
+from ollama_guard.core.foreseen import DEFAULT_CONTEXT_TOKENS
 from ollama_guard.core.machine import Installed, Machine, Reloads
 from ollama_guard.core.naming import parse
 from ollama_guard.core.policy import MIB, Policy
-from ollama_guard.core.said import DEFAULT_CONTEXT_TOKENS, has_prompt_cache, positive, tests_memory
+from ollama_guard.core.said import has_prompt_cache, positive, tests_memory
 from ollama_guard.core.sizing import (
     AUTO_LOADED,
     LEAST_CONTEXT_TOKENS,

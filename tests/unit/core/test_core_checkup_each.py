@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -485,6 +486,18 @@ EACH = [
     for check, cases in CASES.items()
     for n, case in enumerate(cases)
 ]
+
+
+# What stands in a text for a name of the reader's.
+PLACEHOLDER = re.compile(r"(?:FILE|MODEL|NAME|PID)\b.*")
+
+
+@pytest.mark.parametrize("check", list(Check))
+def test_the_line_that_people_read_of_is_the_line_that_is_told(check: Check) -> None:
+    """docs/doctor.md is made from `ABOUT`: its first line, up to a name, is in the mend of a finding."""
+    lines = re.findall(r"`([^`]+)`", ABOUT[check].mend)
+    mends = [finding.mend for case in CASES[check] for finding in case.found()]
+    assert not lines or any(PLACEHOLDER.sub("", lines[0]) in mend for mend in mends), mends
 
 
 def test_every_finding_is_told_of_and_tried() -> None:
