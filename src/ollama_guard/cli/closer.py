@@ -46,7 +46,7 @@ def examined(policy: Policy, root: Path, where: Places, status: Mapping[str, Any
         kernel=kernel,
         swap_bytes=machine.swap_bytes if "/proc/swaps" in unknown else swap_bytes,
         psi=(kernels_root(root) / "proc/pressure/memory").exists(),
-        runners=(*runners, *_told(status, runners, look.snapshot)),
+        runners=(*runners, *told_orphans(status, runners, look.snapshot)),
         reloads=_reloads(where.state_dir / "footprints.sqlite", look.snapshot, unknown),
         servers=tuple(
             replace(server, drift=_drift(server, root, guards_file, unknown)) for server in machine.servers
@@ -73,16 +73,32 @@ def _running(runner: Runner, snapshot: Snapshot) -> Running:
     return Running(reading.pid, runner.title, reading.freeable_bytes, beside, runner.is_orphan, name)
 
 
-def _told(status: Mapping[str, Any], seen: tuple[Running, ...], snapshot: Snapshot) -> Iterator[Running]:
-    """Orphans that only the guard knows as Ollama's: it has seen the server that they had."""
+def told_orphans(
+    status: Mapping[str, Any], seen: tuple[Running, ...], snapshot: Snapshot
+) -> Iterator[Running]:
+    """Orphans that only the guard knows as Ollama's: it has seen the server that they had.
+
+    A guard in another PID namespace tells other numbers, so the process must run the model that is told.
+    """
     known = {runner.pid for runner in seen}
     parents = {server.pid for server in snapshot.servers}
     for model in status.get("models") or ():
-        pid = model.get("pid")
-        if isinstance(pid, int) and pid not in known and (parent := _parent(pid)) and parent not in parents:
+        pid, blob = model.get("pid"), str(model.get("blob") or "")
+        if not isinstance(pid, int) or pid in known or not _runs(pid, blob):
+            continue
+        if (parent := _parent(pid)) and parent not in parents:
             held = model.get("resident_bytes")
-            title = str(model.get("name") or model.get("blob") or "a model")
-            yield Running(pid, title, held if isinstance(held, int) else 0, orphan=True)
+            yield Running(
+                pid, str(model.get("name") or blob), held if isinstance(held, int) else 0, orphan=True
+            )
+
+
+def _runs(pid: int, blob: str) -> bool:
+    """Whether the command line of a process names this blob's file."""
+    with contextlib.suppress(OSError):
+        argv = Path(PROC, str(pid), "cmdline").read_bytes()
+        return bool(blob) and blob.replace(":", "-").encode() in argv
+    return False
 
 
 def _parent(pid: int) -> int:

@@ -52,7 +52,7 @@ def process_facts(status: Mapping[str, Any]) -> ProcessFacts:
     """Of the process that the guard's status names; all of it is for everybody to read."""
     guard = status.get("guard")
     pid = guard.get("pid") if isinstance(guard, dict) else None
-    if not isinstance(pid, int):
+    if not isinstance(pid, int) or not _is_guard(pid):
         return ProcessFacts()
     said = _table(Path("/proc", str(pid), "status"))
     uid, capabilities = said.get("Uid", "").split(), said.get("CapEff", "")
@@ -65,6 +65,13 @@ def process_facts(status: Mapping[str, Any]) -> ProcessFacts:
         capabilities=mask,
         locked_limit_bytes=_UNLIMITED if (mask or 0) >> _CAP_IPC_LOCK & 1 else _locked_limit(pid),
     )
+
+
+def _is_guard(pid: int) -> bool:
+    """Whether that number means the guard here, too: one in another PID namespace tells its own."""
+    with contextlib.suppress(OSError):
+        return b"ollama_guard" in Path("/proc", str(pid), "cmdline").read_bytes()
+    return False
 
 
 def _table(path: Path) -> dict[str, str]:
