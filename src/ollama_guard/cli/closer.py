@@ -37,6 +37,8 @@ def examined(policy: Policy, root: Path, where: Places, status: Mapping[str, Any
     """
     machine, look = surveyed(policy, root)
     unknown = {key: why_not for key, why_not in machine.unknown.items() if key != "neighbours"}
+    if look.undecided:
+        unknown["processes"] = "not every command line was read in time: a runner may be missing here"
     kernel = kernel_facts(root, unknown)
     runners = _runners(look)
     swap_bytes = sum(swap.bytes for swap in kernel.swaps)

@@ -23,6 +23,9 @@ LOOKS = 7  # readings: enough for a runner's argv to come and for its share of a
 PATIENT_LOOKS = 15  # readings: of several servers the second comes a second after the first on a busy machine
 PATIENT_PASSES = 4  # questions for models, each for what a slow server has not told yet
 MOST_LOOKS = 25  # readings while a command line is still being read, as on a busy machine
+MOST_PATIENT_LOOKS = (
+    100  # readings, as long as somebody's is: ten seconds of a machine without CPU time to give
+)
 GAP_SECONDS = 0.1  # seconds between two readings
 NO_DAEMON = "one look without a daemon"
 ANSWER_SECONDS = 2.0  # seconds: for a person who waits; silence is shown as such
@@ -36,6 +39,8 @@ class Glance:
     state: State
     snapshot: Snapshot
     decision: Decision
+    undecided: bool = False
+    """Whether a process could be Ollama's whose command line did not come in time."""
 
 
 def glance(policy: Policy, footprints: Ledger | None = None, *, patient: bool = False) -> Glance:
@@ -56,7 +61,8 @@ def glance(policy: Policy, footprints: Ledger | None = None, *, patient: bool = 
     sensors = Sensors(policy)
     try:
         state = State()
-        for look in range(MOST_LOOKS):
+        undecided = False
+        for look in range(MOST_PATIENT_LOOKS if patient else MOST_LOOKS):
             if look:
                 time.sleep(GAP_SECONDS)
             now = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -65,12 +71,15 @@ def glance(policy: Policy, footprints: Ledger | None = None, *, patient: bool = 
             state, decision = decide(policy, state, snapshot)
             served = bool(snapshot.servers) or not (patient or api.answered_at)
             enough = PATIENT_LOOKS if patient else LOOKS
-            awaited = patient and sensors.undecided
+            undecided = sensors.undecided
+            if look + 1 >= MOST_LOOKS and not undecided:
+                break
+            awaited = patient and undecided
             if look + 1 >= enough and served and not awaited and all(r.proven for r in snapshot.runners):
                 break
     finally:
         sensors.close()
-    return Glance(policy, state, snapshot, decision)
+    return Glance(policy, state, snapshot, decision, undecided)
 
 
 def status_of(seen: Glance) -> dict[str, Any]:
