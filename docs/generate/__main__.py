@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from docs.generate import commands, settings
+from docs.generate import checks, commands, settings
 from docs.generate.markup import UNDATED
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +17,7 @@ DOCUMENTS = {
     "docs/configuration-reference.md": settings.reference,
     "docs/man/ollama-guard.toml.5": settings.man_page,
     "docs/man/ollama-guard.8": commands.man_page,
+    "docs/doctor.md": checks.document,
 }
 
 

@@ -35,7 +35,7 @@ def test_a_container_of_composes_is_found_advised_and_left_as_it_is(
     config.write_text(f'[ollama]\nurl = "{server.url}"\ncgroup = "{server.container.cgroup}"\n')
     for path in ("srv/llm/docker-compose.yml", "usr/share/ollama-guard/ollama-guard-entrypoint"):
         (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text("services: {}\n")
+        (tmp_path / path).write_text("services: {ollama: {environment: {OLLAMA_KEEP_ALIVE: 30s}}}\n")
 
     environment = {"PATH": os.environ["PATH"], "DOCKER_HOST": docker_engine.url}
     environment["RUNTIME_DIRECTORY"] = str(tmp_path)
@@ -60,6 +60,10 @@ def test_a_container_of_composes_is_found_advised_and_left_as_it_is(
     assert found["keep_alive"]["what"].startswith(
         f"container {server.container.name} has OLLAMA_KEEP_ALIVE=-1"
     )
+    assert "OLLAMA_KEEP_ALIVE=30s where it runs with -1" in found["environment_drift"]["what"]
+    assert found["environment_drift"]["mend"] == "cd /srv/llm && docker-compose up -d ollama"
+    assert "memswap_limit: " in found["no_limit"]["mend"]
+    assert "exposed" not in found, "nothing of it is published"
     assert run("release").returncode == 0
     assert not (tmp_path / OVERRIDE).exists()
     after = server.container.inspect()

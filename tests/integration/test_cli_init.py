@@ -10,11 +10,8 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
@@ -23,17 +20,15 @@ from typing import Any
 import pytest
 
 from beds import BedUnavailable
-from beds.cgroups import MemoryCgroup
+from beds.box import CONFIG, MAIN, MODELS, Box, laid_out
 from beds.guard import Guard
 from ollama_guard.settings.compiler import compile_text
 from ollama_guard.testing.fake import FakeOllama
-from ollama_guard.testing.systemd import FakeSystemd, FakeUnit
+from ollama_guard.testing.systemd import FakeUnit
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make cgroups")
 
 MIB, GIB = 1024**2, 1024**3
-MODELS = ("small=40MiB,kv=23040", "large=90MiB,kv=23040", "never=900MiB,kv=23040")
-MAIN = "from ollama_guard.cli import main; main()"
 # PR_CAPBSET_DROP (24) of CAP_DAC_OVERRIDE (1): behind the exec even root is bound by file modes.
 BOUND = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 1, 0, 0, 0);"
@@ -41,90 +36,16 @@ BOUND = (
 )
 NOBODY = 65534
 CONTAINER_ID = "0123456789abcdef" * 4
-CONFIG = "/etc/ollama-guard/ollama-guard.toml"
 DROP_IN = "/etc/systemd/system/ollama.service.d/ollama-guard.conf"
 SCRIPT = "usr/share/ollama-guard/ollama-guard-entrypoint"
 UNIT = "[Service]\nExecStart=/usr/local/bin/ollama serve\nUser=ollama\nRestart=always\n"
 
 
-@dataclass
-class Box:
-    """A machine of one test: its tree, its Ollama in a cgroup of a given name, the guard's commands on it."""
-
-    root: Path
-    home: Path
-    cgroup: MemoryCgroup
-    systemd: FakeSystemd
-    docker: str = ""
-    server: FakeOllama | None = None
-    stack: ExitStack = field(default_factory=ExitStack)
-
-    def start(
-        self, name: str, environment: Mapping[str, str] | None = None, models: Sequence[str] = MODELS
-    ) -> None:
-        """Start an Ollama in the cgroup ``name`` of this box, instead of the one that runs, at its port."""
-        port = 0
-        if self.server is not None:
-            port = self.server.port
-            self.server.close()
-        inside = [path.parent / name for path in self.cgroup.join_paths]
-        for folder in inside:
-            folder.mkdir(exist_ok=True)
-        self.server = FakeOllama(
-            models, env=environment, port=port, cgroup_procs=[folder / "cgroup.procs" for folder in inside]
-        )
-        self.server.start()
-        if name.endswith(".service"):
-            self.systemd.units = {name: FakeUnit(name, self.server.pid)}
-
-    def put(self, path: str, text: str) -> Path:
-        """A file of this machine."""
-        file = self.root / path.removeprefix("/")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-        return file
-
-    def text(self, path: str) -> str:
-        """What is in a file of this machine."""
-        return (self.root / path.removeprefix("/")).read_text()
-
-    def configure(self, more: str = "") -> None:
-        """The owner's configuration: this box's Ollama and no other test's."""
-        assert self.server is not None
-        own = f'url = "{self.server.url}"\ncgroup = "/{self.cgroup.name}"\n'
-        self.put(CONFIG, f"# mine\n[ollama]\n{own}{more}")
-
-    def run(
-        self, command: str, *arguments: str, main: str = MAIN, within: Sequence[str] = ()
-    ) -> subprocess.CompletedProcess[str]:
-        """One command on this machine; ``within``: what it is run by."""
-        argv = [*within, sys.executable, "-I", "-c", main, command, *arguments, f"--root={self.root}"]
-        environment = {
-            "PATH": os.environ["PATH"],
-            "RUNTIME_DIRECTORY": str(self.home / "run"),
-            "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={self.systemd.path}",
-            "DOCKER_HOST": self.docker or f"unix://{self.home}/no-docker.sock",
-        }
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, env=environment)
-
-    def tree(self) -> dict[str, bytes | None]:
-        """Every path of the machine, with its content."""
-        return {
-            str(path.relative_to(self.root)): path.read_bytes() if path.is_file() else None
-            for path in sorted(self.root.rglob("*"))
-        }
-
-
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Box]:
     try:
-        with MemoryCgroup(600 * MIB, "init") as cgroup, ExitStack() as stack:
-            root = tmp_path / "root"
-            root.mkdir()
-            box = Box(root, tmp_path, cgroup, stack.enter_context(FakeSystemd(tmp_path / "bus")), stack=stack)
+        with laid_out(tmp_path) as box:
             yield box
-            if box.server is not None:
-                box.server.close()
     except BedUnavailable as problem:
         pytest.skip(str(problem))
 
@@ -566,7 +487,7 @@ def test_doctor_finds_what_is_wrong_and_says_how_it_is_mended(box: Box) -> None:
     expected = {"guard", "oom_policy", "prompt_cache", "keep_alive", "max_vram", "exposed"}
     assert expected <= checks(result)
     text = box.run("doctor").stdout
-    assert "keep_alive: ollama.service has OLLAMA_KEEP_ALIVE=-1" in text
+    assert "keep_alive (advice): ollama.service has OLLAMA_KEEP_ALIVE=-1" in text
     assert "  mend: Environment=OLLAMA_KEEP_ALIVE=5m under [Service]" in text
 
 

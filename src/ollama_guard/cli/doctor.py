@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ollama_guard.cli.init import ROOT
 from ollama_guard.cli.options import ConfigOption, JsonOption, RuntimeDirOption, StateDirOption, places
 from ollama_guard.core.events import one_line
+
+if TYPE_CHECKING:
+    from ollama_guard.core.finding import Finding
 
 
 def register(app: typer.Typer) -> None:
@@ -30,35 +34,55 @@ def doctor(
 
     \b
       sudo ollama-guard doctor
-      ollama-guard doctor --json | jq -r '.findings[].check'
+      ollama-guard doctor --json | jq -r '.findings[] | select(.severity == "serious") | .id'
+      sudo ollama-guard doctor && echo "nothing serious"
 
-    Each finding says what is so, why it matters, and the command that mends it. What could not be looked
-    at is said too, with the reason: much of it only root may read.
+    Each finding says what is so, why it matters, and the one thing that mends it: the exact line and where
+    it goes, for how Ollama is run here. Serious is what can cost the machine, the server, or what the guard
+    promises; the rest is advice. What could not be looked at is said too, with the reason: much of it only
+    root may read. docs/doctor.md tells of every finding.
 
-    Exit code 0 if nothing was found, 1 if something was.
+    Exit code 0 if nothing serious was found, 1 if something was.
     """
+    from ollama_guard.cli.closer import examined
     from ollama_guard.cli.guard_facts import guard_facts
-    from ollama_guard.cli.survey import survey
     from ollama_guard.core.checkup import examine
+    from ollama_guard.core.finding import Severity
 
     where = places(context, config, runtime_dir, state_dir)
     top = root.absolute() if root else Path("/")
-    policy, facts = guard_facts(where, top)
-    machine = survey(policy, top)
-    findings = examine(machine, facts)
+    policy, facts, status = guard_facts(where, top)
+    machine = examined(policy, top, where, status)
+    findings = examine(machine, facts, policy)
+    unknown = {**facts.unknown, **machine.unknown}
     if as_json:
-        found = [{"check": f.check, "what": f.what, "why": f.why, "mend": f.mend} for f in findings]
-        typer.echo(
-            json.dumps({"findings": found, "unknown": dict(machine.unknown)}, ensure_ascii=False, indent=2)
-        )
+        document = {"findings": [_plain(finding) for finding in findings], "unknown": unknown}
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
     else:
-        for finding in findings:
-            typer.echo(f"{finding.check}: {one_line(finding.what)}")
-            typer.echo(f"  why: {one_line(finding.why)}")
-            typer.echo(f"  mend: {one_line(finding.mend)}\n")
-        for why in machine.unknown.values():
-            typer.echo(f"not looked at: {one_line(why)}")
-        if not findings:
-            typer.echo("nothing was found")
-    if findings:
+        for line in _told(findings, unknown):
+            typer.echo(line)
+    if any(finding.severity is Severity.SERIOUS for finding in findings):
         raise typer.Exit(1)
+
+
+def _plain(finding: Finding) -> dict[str, str]:
+    """``check`` is ``id`` by its older name."""
+    return {
+        "id": str(finding.check),
+        "severity": str(finding.severity),
+        "what": finding.what,
+        "why": finding.why,
+        "mend": finding.mend,
+        "check": str(finding.check),
+    }
+
+
+def _told(findings: Sequence[Finding], unknown: Mapping[str, str]) -> Iterator[str]:
+    for finding in findings:
+        yield f"{finding.check} ({finding.severity}): {one_line(finding.what)}"
+        yield f"  why: {one_line(finding.why)}"
+        yield f"  mend: {one_line(finding.mend)}\n"
+    for what, why in unknown.items():
+        yield f"could not look at {one_line(what)}: {one_line(why)}"
+    if not findings:
+        yield "nothing was found in what could be looked at" if unknown else "all is well: nothing was found"

@@ -21,7 +21,11 @@ from ollama_guard.sentinel.sensors import Sensors
 
 LOOKS = 7  # readings: enough for a runner's argv to come and for its share of a core to be known
 PATIENT_LOOKS = 15  # readings: of several servers the second comes a second after the first on a busy machine
+PATIENT_PASSES = 4  # questions for models, each for what a slow server has not told yet
 MOST_LOOKS = 25  # readings while a command line is still being read, as on a busy machine
+MOST_PATIENT_LOOKS = (
+    100  # readings, as long as somebody's is: ten seconds of a machine without CPU time to give
+)
 GAP_SECONDS = 0.1  # seconds between two readings
 NO_DAEMON = "one look without a daemon"
 ANSWER_SECONDS = 2.0  # seconds: for a person who waits; silence is shown as such
@@ -35,6 +39,8 @@ class Glance:
     state: State
     snapshot: Snapshot
     decision: Decision
+    undecided: bool = False
+    """Whether a process could be Ollama's whose command line did not come in time."""
 
 
 def glance(policy: Policy, footprints: Ledger | None = None, *, patient: bool = False) -> Glance:
@@ -51,11 +57,12 @@ def glance(policy: Policy, footprints: Ledger | None = None, *, patient: bool = 
         host=replace(policy.host, grace_seconds=0.0),
         container=replace(policy.container, grace_seconds=0.0),
     )
-    api, catalogue = _asked(policy.ollama.url)
+    api, catalogue = _asked(policy.ollama.url, PATIENT_PASSES if patient else 1)
     sensors = Sensors(policy)
     try:
         state = State()
-        for look in range(MOST_LOOKS):
+        undecided = False
+        for look in range(MOST_PATIENT_LOOKS if patient else MOST_LOOKS):
             if look:
                 time.sleep(GAP_SECONDS)
             now = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -64,11 +71,15 @@ def glance(policy: Policy, footprints: Ledger | None = None, *, patient: bool = 
             state, decision = decide(policy, state, snapshot)
             served = bool(snapshot.servers) or not (patient or api.answered_at)
             enough = PATIENT_LOOKS if patient else LOOKS
-            if look + 1 >= enough and served and all(runner.proven for runner in snapshot.runners):
+            undecided = sensors.undecided
+            if look + 1 >= MOST_LOOKS and not undecided:
+                break
+            awaited = patient and undecided
+            if look + 1 >= enough and served and not awaited and all(r.proven for r in snapshot.runners):
                 break
     finally:
         sensors.close()
-    return Glance(policy, state, snapshot, decision)
+    return Glance(policy, state, snapshot, decision, undecided)
 
 
 def status_of(seen: Glance) -> dict[str, Any]:
@@ -83,8 +94,11 @@ def status_of(seen: Glance) -> dict[str, Any]:
     return {**document, "decision": _shown(seen.decision)}
 
 
-def _asked(url: str) -> tuple[ApiReading, tuple[CatalogueEntry, ...]]:
-    """What Ollama says of itself; what it did not say is in the reading's errors."""
+def _asked(url: str, passes: int) -> tuple[ApiReading, tuple[CatalogueEntry, ...]]:
+    """What Ollama says of itself; what it did not say is in the reading's errors.
+
+    By its catalogue an orphan is proven, so who wants to know of all asks until all models were told.
+    """
     ollama = OllamaAdapter(url)
     sent = time.clock_gettime(time.CLOCK_BOOTTIME)
     try:
@@ -95,7 +109,10 @@ def _asked(url: str) -> tuple[ApiReading, tuple[CatalogueEntry, ...]]:
     api = ApiReading(probed_at=sent, answered_at=answered, version=version, latency_seconds=answered - sent)
     catalogue: tuple[CatalogueEntry, ...] = ()
     try:
-        catalogue = ollama.catalogue(ANSWER_SECONDS)
+        for _ in range(passes):
+            catalogue = ollama.catalogue(ANSWER_SECONDS)
+            if ollama.catalogue_complete:
+                break
         asked = time.clock_gettime(time.CLOCK_BOOTTIME)
         api = replace(api, loaded=ollama.loaded(ANSWER_SECONDS), loaded_at=asked)
     except OllamaError as error:

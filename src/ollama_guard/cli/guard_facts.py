@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ollama_guard.cli.client import NoPermission, NotRunning, get_status
+from ollama_guard.cli.guard_process import DOCKER_SOCKET, process_facts
 from ollama_guard.cli.options import Places
 from ollama_guard.cli.written import GUARDS_USER, below, policy_below
-from ollama_guard.core.checkup import GROUPS, GuardFacts
+from ollama_guard.core.checkup_guard import GROUPS, GuardFacts
 from ollama_guard.core.model import Condition
 from ollama_guard.core.policy import Policy
 from ollama_guard.errors import ConfigError, ServiceUnavailable
@@ -25,11 +26,11 @@ from ollama_guard.settings.compiler import DEFAULT_PATH
 _WOULD, _NEEDS_WORD = "would have: ", "authority"
 # A look at one file takes a millisecond; a disk that hangs must not hold `doctor` up.
 _TEST_SECONDS = 5.0
-_UNLIMITED = 2**63 - 1  # bytes: what "unlimited" comes to
+_GROUP_FILE = Path("/etc/group")
 
 
-def guard_facts(where: Places, root: Path) -> tuple[Policy, GuardFacts]:
-    """The policy of the file (the defaults where that is bad), and what was seen of the guard."""
+def guard_facts(where: Places, root: Path) -> tuple[Policy, GuardFacts, Mapping[str, Any]]:
+    """The policy of the file (the defaults where that is bad), what was seen of the guard, and its status."""
     problems: tuple[str, ...] = ()
     policy = Policy()
     try:
@@ -37,18 +38,28 @@ def guard_facts(where: Places, root: Path) -> tuple[Policy, GuardFacts]:
     except ConfigError as error:
         problems = tuple(error.problems)
     shipped = below(root, DEFAULT_PATH)  # what its unit reads, whatever file was named here
-    answers, status = _asked(where.runtime_dir)
-    return policy, GuardFacts(
+    unknown: dict[str, str] = {}
+    answers, status = _asked(where.runtime_dir, unknown)
+    process = process_facts(status)
+    groups = _Groups(root)
+    facts = GuardFacts(
         answers=answers,
         status_age_seconds=_age(where.state_dir / "public" / "status.json"),
         config_problems=problems,
         unreadable=str(DEFAULT_PATH) if unreadable_by(GUARDS_USER, shipped) else "",
         authority=policy.ollama.authority,
-        locked_limit_bytes=_locked_limit(status),
+        locked_limit_bytes=process.locked_limit_bytes,
         would=_would(status),
-        missing_groups=tuple(name for name in GROUPS.values() if not _is_group(name)),
-        socket_groups=_socket_groups(where.runtime_dir),
+        missing_groups=tuple(name for name in GROUPS.values() if not groups.has(name)),
+        socket_groups=_socket_groups(where.runtime_dir, groups),
+        user=process.user,
+        may_kill=process.may_kill,
+        reaches_docker=process.may_use(
+            Path(policy.ollama.docker_host.removeprefix("unix://") or DOCKER_SOCKET)
+        ),
+        unknown=unknown,
     )
+    return policy, facts, status
 
 
 def unreadable_by(user: str, path: Path) -> bool:
@@ -71,15 +82,17 @@ def unreadable_by(user: str, path: Path) -> bool:
     return done.returncode == 1
 
 
-def _asked(runtime_dir: Path) -> tuple[bool | None, Mapping[str, Any]]:
+def _asked(runtime_dir: Path, unknown: dict[str, str]) -> tuple[bool | None, Mapping[str, Any]]:
     """(whether it answers; None where this user may not ask, its status)."""
     try:
         return True, get_status(runtime_dir)
-    except NoPermission:
+    except NoPermission as error:
+        unknown["the guard's status"] = str(error)
         return None, {}
     except NotRunning:
         return False, {}
-    except ServiceUnavailable:
+    except ServiceUnavailable as error:
+        unknown["the guard's status"] = str(error)
         return True, {}  # it is there, and has no status yet
 
 
@@ -88,18 +101,6 @@ def _age(path: Path) -> float | None:
         return abs(time.time() - path.stat().st_mtime)
     except OSError:
         return None
-
-
-def _locked_limit(status: Mapping[str, Any]) -> int | None:
-    """How much the running guard may lock, in bytes; None when that can't be told."""
-    guard = status.get("guard")
-    pid = guard.get("pid") if isinstance(guard, dict) else None
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc", str(int(pid or 0)), "limits").read_text(encoding="ascii").splitlines():
-            if line.startswith("Max locked memory"):
-                soft = line.split()[3]
-                return _UNLIMITED if soft == "unlimited" else int(soft)
-    return None
 
 
 def _would(status: Mapping[str, Any]) -> str:
@@ -111,18 +112,34 @@ def _would(status: Mapping[str, Any]) -> str:
     return reason if reason.startswith(_WOULD) and _NEEDS_WORD in reason else ""
 
 
-def _is_group(name: str) -> bool:
-    try:
-        grp.getgrnam(name)
-    except KeyError:
-        return False
-    return True
+class _Groups:
+    """The groups of this machine; those of a laid-out one stand in its own file."""
+
+    def __init__(self, root: Path) -> None:
+        file = below(root, _GROUP_FILE)
+        self._laid_out: dict[int, str] | None = None
+        if root != Path("/") and file.exists():
+            text = file.read_text(encoding="utf-8", errors="replace")
+            fields = [line.split(":") for line in text.splitlines()]
+            self._laid_out = {int(f[2]): f[0] for f in fields if len(f) > 2 and f[2].isdecimal()}
+
+    def has(self, name: str) -> bool:
+        if self._laid_out is not None:
+            return name in self._laid_out.values()
+        try:
+            grp.getgrnam(name)
+        except KeyError:
+            return False
+        return True
+
+    def name_of(self, number: int) -> str:
+        return grp.getgrgid(number).gr_name if self._laid_out is None else self._laid_out[number]
 
 
-def _socket_groups(runtime_dir: Path) -> dict[str, str]:
+def _socket_groups(runtime_dir: Path, groups: _Groups) -> dict[str, str]:
     """The groups of the sockets that are there."""
     found: dict[str, str] = {}
     for name in GROUPS:
         with contextlib.suppress(OSError, KeyError):
-            found[name] = grp.getgrgid((runtime_dir / name).stat().st_gid).gr_name
+            found[name] = groups.name_of((runtime_dir / name).stat().st_gid)
     return found

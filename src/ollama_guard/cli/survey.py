@@ -7,9 +7,11 @@ import pwd
 from dataclasses import replace
 from pathlib import Path
 
-from ollama_guard.cli.glance import ANSWER_SECONDS, glance
+from ollama_guard.cli.cgroup_facts import CGROUPS, PROC, cgroup_facts, has_gpu, sees_limit
+from ollama_guard.cli.glance import ANSWER_SECONDS, Glance, glance
 from ollama_guard.cli.options import DEFAULT_STATE_DIR
 from ollama_guard.cli.runby import run_by
+from ollama_guard.cli.written_elsewhere import KEYS
 from ollama_guard.core.machine import (
     ContainerFacts,
     Installed,
@@ -17,34 +19,26 @@ from ollama_guard.core.machine import (
     Neighbour,
     Server,
     UnitFacts,
-    listens_at,
-    open_to_all,
     runtime_of,
 )
 from ollama_guard.core.model import ServerReading, Snapshot
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.runtime import RuntimeKind
+from ollama_guard.core.said import listens_at, open_to_all
 from ollama_guard.core.unitfile import unit_of
 from ollama_guard.errors import OllamaError, RuntimeFailed, ServiceUnavailable
 from ollama_guard.hands.adapters.ollama import OllamaAdapter
 from ollama_guard.hands.consumers import SHORT_ID, TooLong, top
 from ollama_guard.hands.remembered import RememberedLimits
-from ollama_guard.sentinel.sensors.cgroup import parse_limit
 from ollama_guard.sentinel.sensors.cgtree import CgroupTrees
 
-_PROC = "/proc"
-_CGROUPS = "/sys/fs/cgroup"
 # Where systemd looks for a unit, the first that has it wins; drop-ins count in all of them (systemd.unit(5)).
 UNIT_DIRS = (
     "etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system",
     "lib/systemd/system",
 )  # fmt: skip
-_LIMIT_FILES = {1: ("memory.limit_in_bytes",), 2: ("memory.max", "memory.high")}
-_SWAP_FILES = {1: "memory.memsw.limit_in_bytes", 2: "memory.swap.max"}
 # Each asks for at most 32 models that are new, so these tell of more than anybody has.
 CATALOGUE_PASSES = 16
-# Of a server's environment only what is Ollama's own is looked at: the rest may hold secrets.
-_KEYS = ("OLLAMA_", "LLAMA_ARG_")
 # Programs that are Ollama's own, as they are called among the consumers.
 _OLLAMAS = frozenset({"ollama", "ollama-lib", "llama-server"})
 # What a machine without a limit shows as one is far above any memory.
@@ -57,13 +51,23 @@ def survey(policy: Policy, root: Path) -> Machine:
     Raises:
         ServiceUnavailable: the machine's memory can't be read.
     """
-    seen = glance(policy, patient=True).snapshot
+    machine, _ = surveyed(policy, root)
+    return machine
+
+
+def surveyed(policy: Policy, root: Path) -> tuple[Machine, Glance]:
+    """As `survey`, with the look that it comes from."""
+    look = glance(policy, patient=True)
     unknown: dict[str, str] = {}
-    servers = tuple(_server(reading, policy, root, unknown) for reading in seen.servers)
-    elsewhere = _elsewhere(policy, servers) if seen.api.version is None else ""
+    servers = tuple(_server(reading, policy, root, unknown) for reading in look.snapshot.servers)
+    elsewhere = _elsewhere(policy, servers) if look.snapshot.api.version is None else ""
     if elsewhere:
-        seen = glance(replace(policy, ollama=replace(policy.ollama, url=elsewhere))).snapshot
-    return _machine(seen, servers, elsewhere or policy.ollama.url, unknown)
+        look = glance(replace(policy, ollama=replace(policy.ollama, url=elsewhere)))
+    version = look.snapshot.api.version
+    servers = tuple(
+        replace(server, limit_seen=sees_limit(server.pid, server.limit_bytes, version)) for server in servers
+    )
+    return _machine(look.snapshot, servers, elsewhere or policy.ollama.url, unknown), look
 
 
 def _machine(seen: Snapshot, servers: tuple[Server, ...], url: str, unknown: dict[str, str]) -> Machine:
@@ -78,8 +82,8 @@ def _machine(seen: Snapshot, servers: tuple[Server, ...], url: str, unknown: dic
         total_bytes=host.capacity_bytes,
         available_bytes=host.available_bytes,
         swap_bytes=_swap_bytes(),
-        psi=Path(_PROC, "pressure/memory").exists(),
-        cgroups=CgroupTrees(_PROC, _CGROUPS).kind,
+        psi=Path(PROC, "pressure/memory").exists(),
+        cgroups=CgroupTrees(PROC, CGROUPS).kind,
         servers=servers,
         url=url if seen.api.version is not None else "",
         version=seen.api.version,
@@ -141,7 +145,7 @@ def _server(reading: ServerReading, policy: Policy, root: Path, unknown: dict[st
         said = "can't be read (only root and its own user may)"
         unknown["environment"] = f"the environment of process {reading.pid} {said}"
         environment = _declared(unit, container)
-    limit, swap_limited = _limits(reading.pid)
+    held = cgroup_facts(reading.pid)
     return Server(
         pid=reading.pid,
         kind=kind,
@@ -151,26 +155,31 @@ def _server(reading: ServerReading, policy: Policy, root: Path, unknown: dict[st
         environment=environment,
         unit=unit,
         container=container,
-        limit_bytes=limit,
-        swap_limited=swap_limited,
+        limit_bytes=held.limit_bytes,
+        swap_limited=held.swap_limited,
+        swap_allowed_bytes=held.swap_allowed_bytes,
+        high_bytes=held.high_bytes,
+        cgroup_version=held.version,
+        cgroup_directory=held.directory,
+        gpu=has_gpu(reading.pid, environment),
     )
 
 
 def environment_of(pid: int) -> dict[str, str] | None:
     """What of a process' environment is Ollama's; None where it can't be read."""
     try:
-        raw = Path(_PROC, str(pid), "environ").read_bytes()
+        raw = Path(PROC, str(pid), "environ").read_bytes()
     except OSError:
         return None
     pairs = (line.decode("utf-8", "backslashreplace").partition("=") for line in raw.split(b"\0"))
-    return {key: value for key, separator, value in pairs if separator and key.startswith(_KEYS)}
+    return {key: value for key, separator, value in pairs if separator and key.startswith(KEYS)}
 
 
 def _declared(unit: UnitFacts | None, container: ContainerFacts | None) -> dict[str, str] | None:
     declared = unit.environment if unit else container.environment if container else None
     if declared is None:
         return None
-    return {key: value for key, value in declared.items() if key.startswith(_KEYS)}
+    return {key: value for key, value in declared.items() if key.startswith(KEYS)}
 
 
 def read_unit(name: str, root: Path) -> UnitFacts:
@@ -189,28 +198,9 @@ def read_unit(name: str, root: Path) -> UnitFacts:
     return unit_of(name, texts)
 
 
-def _limits(pid: int) -> tuple[int | None, bool | None]:
-    """(the smallest memory limit of its cgroup and those above, whether its swap is counted)."""
-    try:
-        membership = Path(_PROC, str(pid), "cgroup").read_bytes()
-    except OSError:
-        return None, None
-    place = CgroupTrees(_PROC, _CGROUPS).place(membership)
-    if not place.directories:
-        return None, None
-    limits: list[int] = []
-    for directory in place.directories:
-        for name in _LIMIT_FILES[place.version]:
-            with contextlib.suppress(OSError):
-                limit, _ = parse_limit(Path(directory, name).read_bytes())
-                limits += [limit] if limit is not None else []
-    swap = Path(place.directories[0], _SWAP_FILES[place.version]).exists()
-    return min(limits, default=None), swap
-
-
 def _swap_bytes() -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path(_PROC, "meminfo").read_text(encoding="ascii", errors="replace").splitlines():
+        for line in Path(PROC, "meminfo").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("SwapTotal:"):
                 size = int(line.split()[1]) * 1024
                 return size if size < _NO_SWAP_BYTES else 0

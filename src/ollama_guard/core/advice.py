@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ollama_guard.core.machine import Installed, Machine, Server, has_prompt_cache, on_loopback, positive
+from ollama_guard.core.machine import Installed, Machine, Server
 from ollama_guard.core.model import Level
 from ollama_guard.core.policy import GIB, MIB, Policy
 from ollama_guard.core.runtime import RuntimeKind
+from ollama_guard.core.said import has_prompt_cache, on_loopback, positive
 from ollama_guard.core.sizing import (
+    AUTO_LOADED,
+    LEAST_CONTEXT_TOKENS,
     UNBOUNDED_CACHE_MIB,
     Fits,
     Room,
@@ -26,10 +29,6 @@ from ollama_guard.core.sizing import (
 )
 from ollama_guard.core.units import bytes_text
 
-# Models that Ollama keeps at once if nobody says (facts 2.5), on a machine without GPU.
-AUTO_LOADED = 3
-# The shortest context that a chat still works with (tokens), Ollama's own default before 0.6.
-LEAST_CONTEXT_TOKENS = 2048
 # A machine smaller than this (bytes) keeps one model when it is not known how large the models are.
 ONE_MODEL_BELOW_BYTES = 8 * GIB
 

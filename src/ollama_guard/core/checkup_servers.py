@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ollama_guard.core.finding import Finding, place, set_environment, set_in_unit
-from ollama_guard.core.machine import Machine, has_prompt_cache, listens_at, open_to_all, pins_for_ever
+from ollama_guard.core.checks import Check
+from ollama_guard.core.finding import (
+    Finding,
+    Severity,
+    place,
+    publish_locally,
+    restart,
+    set_environment,
+    set_in_unit,
+    stop,
+)
+from ollama_guard.core.machine import Machine
+from ollama_guard.core.policy import PlaybookPolicy
 from ollama_guard.core.runtime import RuntimeKind
+from ollama_guard.core.said import (
+    has_prompt_cache,
+    keep_alive_seconds,
+    listens_at,
+    open_to_all,
+    pins_for_ever,
+)
 from ollama_guard.core.sizing import UNBOUNDED_CACHE_MIB, cache_mib
 from ollama_guard.core.units import bytes_text
+
+# Requests that may wait for a model: an editor with completion on sends several at once, and a retry is one
+# more. Seven are few for one person; from eight on it may be meant.
+LEAST_QUEUE = 8
 
 
 def oom_policy(machine: Machine) -> Iterator[Finding]:
@@ -22,11 +44,10 @@ def oom_policy(machine: Machine) -> Iterator[Finding]:
             else "no OOMPolicy, which means stop"
         )
         yield Finding(
-            "oom_policy",
+            Check.OOM_POLICY,
             f"{server.name} has {said}",
             "when the kernel kills one model's process, systemd stops the whole service: every other model"
-            " and every"
-            " running answer is lost",
+            " and every running answer is lost",
             set_in_unit(server, "OOMPolicy=continue"),
         )
 
@@ -38,9 +59,7 @@ def exposed(machine: Machine) -> Iterator[Finding]:
         if container is not None and not container.host_network:
             everywhere = [address for address in container.published if open_to_all(address)]
             how = f"publishes its port on {everywhere[0]}" if everywhere else ""
-            mend = (
-                f'ports: ["127.0.0.1:{_port(machine)}:11434"] in its compose file (docker run -p 127.0.0.1:…)'
-            )
+            mend = publish_locally(server, _port(machine))
         elif server.kind is RuntimeKind.DOCKER and container is None:
             continue
         else:
@@ -49,12 +68,11 @@ def exposed(machine: Machine) -> Iterator[Finding]:
             mend = set_environment(server, "OLLAMA_HOST", f"127.0.0.1:{port}")
         if how:
             yield Finding(
-                "exposed",
+                Check.EXPOSED,
                 f"{server.title} {how}: every address of this machine",
-                "Ollama knows no passwords: whoever reaches it can load models until memory is gone, delete"
-                " them, and"
-                " pull others",
-                f"{mend}; or keep it and let a firewall say who may reach it",
+                "Ollama knows no passwords: whoever reaches it can load models until memory is gone,"
+                " delete them, and pull others",
+                mend,
             )
 
 
@@ -68,13 +86,12 @@ def max_vram(machine: Machine) -> Iterator[Finding]:
         said = server.says("OLLAMA_MAX_VRAM")
         if said:
             yield Finding(
-                "max_vram",
+                Check.MAX_VRAM,
                 f"{server.title} has OLLAMA_MAX_VRAM={said}, which does nothing",
                 "Ollama has not read it since 0.2.8, and it never limited the machine's memory: whoever set"
-                " it believes"
-                " in a bound that is not there",
-                f"take it out of {place(server)}; OLLAMA_MAX_LOADED_MODELS and LLAMA_ARG_CACHE_RAM are what"
-                " bounds it",
+                " it believes in a bound that is not there",
+                f"take the line out of {place(server)}, then: {restart(server)}",
+                Severity.ADVICE,
             )
 
 
@@ -86,10 +103,11 @@ def prompt_cache(machine: Machine) -> Iterator[Finding]:
         if server.environment is None:
             continue
         said = server.says("LLAMA_ARG_CACHE_RAM")
-        if said and not said.startswith("-"):
+        bound = _number(said.strip("\"'"))
+        if bound is not None and bound < UNBOUNDED_CACHE_MIB:
             continue
         yield Finding(
-            "prompt_cache",
+            Check.PROMPT_CACHE,
             f"the prompt cache of {server.title} is not bounded"
             + (f" (LLAMA_ARG_CACHE_RAM={said})" if said else f" (Ollama {machine.version})"),
             f"each loaded model may take up to {UNBOUNDED_CACHE_MIB} MiB beside its weights on a machine of"
@@ -99,16 +117,89 @@ def prompt_cache(machine: Machine) -> Iterator[Finding]:
 
 
 def keep_alive(machine: Machine) -> Iterator[Finding]:
-    """Models that stay loaded for ever (facts 1.6)."""
+    """Models that stay loaded for ever, or for a time that nobody wrote (facts 1.6)."""
     for server in machine.servers:
         said = server.says("OLLAMA_KEEP_ALIVE")
-        if pins_for_ever(said):
+        if not said.strip("\"'"):
+            continue
+        mend = set_environment(server, "OLLAMA_KEEP_ALIVE", "5m")
+        if keep_alive_seconds(said) is None:
             yield Finding(
-                "keep_alive",
+                Check.KEEP_ALIVE_GARBAGE,
+                f"{server.title} has OLLAMA_KEEP_ALIVE={said}, which is neither a number of seconds nor a"
+                " duration such as 30s, 5m or 24h",
+                "Ollama takes 5 minutes instead and says nothing: models stay longer, or go sooner, than"
+                " was meant",
+                mend,
+                Severity.ADVICE,
+            )
+        elif pins_for_ever(said):
+            yield Finding(
+                Check.KEEP_ALIVE,
                 f"{server.title} has OLLAMA_KEEP_ALIVE={said}: a model that was asked for once stays loaded"
                 " for ever",
-                "its memory comes back only when another model is loaded or the guard takes it; the default"
-                " is 5"
-                " minutes",
-                set_environment(server, "OLLAMA_KEEP_ALIVE", "5m"),
+                "its memory comes back only when another model is loaded or the guard takes it; the"
+                " default is 5 minutes",
+                mend,
+                Severity.ADVICE,
             )
+
+
+def max_queue(machine: Machine) -> Iterator[Finding]:
+    """A queue that locks the scheduler up, or that a handful of clients fills (facts 2.5)."""
+    for server in machine.servers:
+        said = server.says("OLLAMA_MAX_QUEUE").strip("\"'")
+        places = _number(said)
+        if places is None or places >= LEAST_QUEUE:
+            continue  # what is no such number is the default, 512
+        none = places == 0
+        yield Finding(
+            Check.MAX_QUEUE,
+            f"{server.title} has OLLAMA_MAX_QUEUE={said}",
+            "with 0 its scheduler waits for itself as soon as a model is let go: nothing is answered any"
+            " more until it is restarted"
+            if none
+            else f"as soon as more than {said} requests wait for a model, each further one gets an error"
+            " (503)",
+            set_environment(server, "OLLAMA_MAX_QUEUE", str(PlaybookPolicy().max_queue)),
+            Severity.SERIOUS if none else Severity.ADVICE,
+        )
+
+
+def _number(said: str) -> int | None:
+    """A whole number from 0 on, None for anything else; of many digits the first nine are enough."""
+    if not (said.isascii() and said.isdigit()):
+        return None
+    return int(said.lstrip("0")[:9] or "0")
+
+
+def drift(machine: Machine) -> Iterator[Finding]:
+    """What was written and is not in force."""
+    for server in machine.servers:
+        if not server.drift:
+            continue
+        file = "its unit" if server.kind is RuntimeKind.SYSTEMD else "its compose file"
+        said = ", ".join(
+            f"{one.key}={one.written} where it runs with {one.running or 'none'}" for one in server.drift
+        )
+        yield Finding(
+            Check.ENVIRONMENT_DRIFT,
+            f"{file} says of {server.title} what is not in force: {said}",
+            "Ollama reads its environment at its start alone: what was written since bounds nothing yet",
+            restart(server),
+            Severity.ADVICE,
+        )
+
+
+def several(machine: Machine) -> Iterator[Finding]:
+    """More than one server, each with its own copy of a model."""
+    if len(machine.servers) < 2:
+        return
+    named = ", ".join(f"{server.title} (pid {server.pid})" for server in machine.servers)
+    yield Finding(
+        Check.TWO_SERVERS,
+        f"{len(machine.servers)} Ollama servers run here: {named}",
+        "each loads its own copy of a model and knows nothing of the other's memory; only the one behind"
+        " [ollama] url can be asked to unload",
+        f"stop one of them: {stop(machine.servers[-1])}",
+    )

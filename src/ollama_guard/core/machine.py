@@ -6,19 +6,15 @@ wrong with it.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
-from ollama_guard.core.foreseen import DEFAULT_CONTEXT_TOKENS
+from ollama_guard.core.kernelfacts import Kernel
 from ollama_guard.core.runtime import RuntimeKind
 
-DEFAULT_PORT = 11434
-
-# The first version whose runners are llama-server processes, each with a prompt cache (facts, section 0).
-_PROMPT_CACHE_SINCE = (0, 30)
+# Bytes that mean "no bound" where a bound could be: no machine has so much.
+NO_BOUND_BYTES = 2**60
 
 _CONTAINER = re.compile(r"(?:(?:docker|libpod|crio|cri-containerd|nerdctl)-)?([0-9a-f]{64})(?:\.scope)?\Z")
 
@@ -105,8 +101,18 @@ class UnitFacts:
     files: tuple[str, ...] = ()
     guarded: bool = False
     """Whether it reads the guard's environment file."""
+    environment_files: tuple[str, ...] = ()
     overruling: tuple[str, ...] = ()
     """Environment files that are read after the guard's, by drop-ins named later than its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One variable that its unit's or compose file says otherwise than the process has it ("" = unset)."""
+
+    key: str
+    written: str
+    running: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,8 @@ class Server:
 
     ``name`` is the unit's or the container's, "" for a bare process. ``environment`` is that of the process,
     else what its unit or container declares; None when none of them could be read. ``limit_bytes`` is the
-    smallest memory limit of its cgroup and those above, whatever its size.
+    smallest memory limit of its cgroup and those above, whatever its size; ``high_bytes`` the smallest of
+    their memory.high, ``cgroup_directory`` where its own cgroup's files are ("" = not known).
     """
 
     pid: int
@@ -129,6 +136,16 @@ class Server:
     limit_bytes: int | None = None
     swap_limited: bool | None = None
     """Whether its cgroup counts swap; None when that can't be told."""
+    swap_allowed_bytes: int | None = None
+    """How much it may swap (`NO_BOUND_BYTES`: as much as there is); None when that can't be told."""
+    high_bytes: int | None = None
+    cgroup_version: int = 0
+    cgroup_directory: str = ""
+    limit_seen: bool | None = None
+    """Whether Ollama itself can see its limit (facts 3.1); None when that can't be told."""
+    gpu: bool = False
+    """Whether a GPU is there for it: then Ollama does test memory before it loads (facts 2.4)."""
+    drift: tuple[Drift, ...] = ()
 
     @property
     def users_own(self) -> bool:
@@ -152,6 +169,35 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """One runner as it was seen; ``listed_bytes`` is what `ollama ps` says of it beside the GPU's memory.
+
+    ``memory_bytes`` is what its end gives back: anonymous, shared and swapped.
+    """
+
+    pid: int
+    title: str
+    memory_bytes: int
+    listed_bytes: int | None = None
+    orphan: bool = False
+    name: str = ""
+    """A name to say to Ollama, "" where none is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloads:
+    """With which contexts (tokens a slot) one model was used lately, and how often it was ever loaded so.
+
+    ``loads`` and ``uses`` belong to ``contexts`` one by one; a load is a use, each later busy spell another.
+    """
+
+    title: str
+    contexts: tuple[int, ...]
+    loads: tuple[int, ...]
+    uses: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """One look at the machine. ``unknown`` says of each thing that could not be read why."""
 
@@ -165,6 +211,9 @@ class Machine:
     version: str | None = None
     models: tuple[Installed, ...] | None = None
     neighbours: tuple[Neighbour, ...] = ()
+    runners: tuple[Running, ...] = ()
+    reloads: tuple[Reloads, ...] = ()
+    kernel: Kernel = field(default_factory=Kernel)
     unknown: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -194,59 +243,3 @@ def runtime_of(cgroup: str) -> tuple[RuntimeKind, str]:
         if part.endswith(".service") and not part.startswith("user@"):
             return RuntimeKind.SYSTEMD, part
     return RuntimeKind.PROCESS, ""
-
-
-def has_prompt_cache(version: str | None) -> bool | None:
-    """Whether its runners keep a prompt cache of up to 8 GiB (facts 3.3); None: the version is not known."""
-    head = (version or "").split("-")[0].split(".")
-    try:
-        return (int(head[0]), int(head[1])) >= _PROMPT_CACHE_SINCE
-    except (ValueError, IndexError):
-        return None
-
-
-def listens_at(host: str) -> tuple[str, int]:
-    """(address, port) of an OLLAMA_HOST; its default is 127.0.0.1:11434 (facts 2.5)."""
-    text = host.strip().strip("\"'")
-    scheme, separator, rest = text.partition("://")
-    default = DEFAULT_PORT
-    if separator:
-        default, text = {"http": 80, "https": 443}.get(scheme.lower(), DEFAULT_PORT), rest
-    text = text.split("/")[0]
-    address, colon, port = text.rpartition(":")
-    if text.endswith("]") or not colon or (address.count(":") and not address.startswith("[")):
-        address, port = text, ""
-    number = int(port) if port.isascii() and port.isdigit() and 0 < int(port) < 65536 else default
-    return address.strip("[]") or "127.0.0.1", number
-
-
-def open_to_all(address: str) -> bool:
-    """Whether an address to listen at is every address of the machine."""
-    return address in ("0.0.0.0", "::", "*")  # noqa: S104 (this is the test for it)
-
-
-def on_loopback(url: str) -> bool:
-    """Whether a URL says loopback; this machine's other addresses don't count."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def context_tokens(environment: Mapping[str, str] | None) -> int:
-    """Ollama's default context on a CPU under this environment (facts 2.5)."""
-    return positive((environment or {}).get("OLLAMA_CONTEXT_LENGTH", "")) or DEFAULT_CONTEXT_TOKENS
-
-
-def positive(text: str) -> int:
-    """A whole number above zero as Ollama reads it; 0 for anything else, which is its default."""
-    text = text.strip().strip("\"'")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
-
-
-def pins_for_ever(keep_alive: str) -> bool:
-    """Whether an OLLAMA_KEEP_ALIVE keeps models for ever: a negative number or duration (facts 1.6)."""
-    return bool(
-        re.fullmatch(r"-\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h)?(?:\d.*)?", keep_alive.strip().strip("\"'"))
-    )

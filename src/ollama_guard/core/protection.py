@@ -151,6 +151,13 @@ def override_path(compose: ComposeFacts, taken: frozenset[str]) -> tuple[str, bo
     return f"{folder}/{_OWN_OVERRIDE}", False
 
 
+def read_by_itself(compose: ComposeFacts) -> bool:
+    """Whether compose reads just these files when none is named."""
+    folder, files = compose.working_dir.rstrip("/"), _absolute(compose)
+    names = [file.removeprefix(f"{folder}/") for file in files]
+    return names[0] in _OVERRIDES and names[1:] in ([], [_OVERRIDES[names[0]]])
+
+
 def recreate(compose: ComposeFacts, path: str, *, by_itself: bool) -> str:
     """The command that makes an override effective; compose makes the container anew, its volumes stay."""
     folder = compose.working_dir.rstrip("/")

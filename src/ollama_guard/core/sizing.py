@@ -6,16 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ollama_guard.core.machine import Installed, Machine, context_tokens, has_prompt_cache, positive
+from ollama_guard.core.machine import Installed, Machine, Server
 from ollama_guard.core.model import Level
-from ollama_guard.core.policy import MIB, Policy
+from ollama_guard.core.policy import MIB, Policy, spelled
 from ollama_guard.core.runtime import RuntimeKind
+from ollama_guard.core.said import context_tokens, has_prompt_cache, positive
+from ollama_guard.core.tiers import Tier as OwnersTier
 
 # llama.cpp's own bound of each runner's prompt cache (MiB; facts 3.3).
 UNBOUNDED_CACHE_MIB = 8192
 # A 32nd of the memory: 128 MiB of 4 GiB holds a prompt of a thousand tokens of a 3B model, and three runners
 # with it take less than a tenth. From 64 MiB (less holds no prompt at all) to 1 GiB.
 CACHE_SHARE, LEAST_CACHE_MIB, MOST_CACHE_MIB = 1 / 32, 64, 1024
+# The shortest context that a chat still works with (tokens), Ollama's own default before 0.6.
+LEAST_CONTEXT_TOKENS = 2048
+# Models that Ollama keeps at once if nobody says (facts 2.5), on a machine without GPU.
+AUTO_LOADED = 3
 # What is left for everybody else beside a limited container: an eighth, and at least what a system with its
 # containers needs to stay quick. The soft threshold stays free besides.
 OTHERS_SHARE, LEAST_OTHERS_BYTES = 1 / 8, 512 * MIB
@@ -72,12 +78,49 @@ def container_limit(machine: Machine, policy: Policy) -> int | None:
     server = machine.server
     if server is None or server.kind is not RuntimeKind.DOCKER:
         return None
-    others = max(int(machine.total_bytes * OTHERS_SHARE), LEAST_OTHERS_BYTES)
-    free = policy.host.bytes_of(Level.SOFT, machine.total_bytes)
-    limit = (machine.total_bytes - free - others) // MIB * MIB
+    limit = largest_limit(machine, policy)
     owners = server.container.memory_limit_bytes if server.container else None
     free_to_set = owners is None or owners >= machine.total_bytes or owners == limit
     return limit if limit > 0 and free_to_set else None
+
+
+def largest_limit(machine: Machine, policy: Policy) -> int:
+    """The largest memory limit that leaves the machine and its other inhabitants their share; whole MiB."""
+    others = max(int(machine.total_bytes * OTHERS_SHARE), LEAST_OTHERS_BYTES)
+    free = policy.host.bytes_of(Level.SOFT, machine.total_bytes)
+    return (machine.total_bytes - free - others) // MIB * MIB
+
+
+def loads_at_once(server: Server) -> int:
+    """How many models it keeps loaded at once by its settings, on a machine without GPU (facts 2.5)."""
+    return positive(server.says("OLLAMA_MAX_LOADED_MODELS")) or AUTO_LOADED
+
+
+def most_at_once(machine: Machine, policy: Policy) -> int:
+    """How many of the models that fit at all fit together whichever they are, 1 at least.
+
+    Where all fit, or only one is there or none is known, that is as many as Ollama would keep: no bound is
+    needed.
+    """
+    server = machine.server
+    enough = loads_at_once(server) if server else AUTO_LOADED
+    owners = (server.environment if server else None) or {}
+    room = room_of(machine, policy, owners, container_limit(machine, policy))
+    takes = sorted((room.takes(model) for model in machine.models or ()), reverse=True)
+    fitting = [size for size in takes if size <= room.room_bytes]
+    together = [sum(fitting[: count + 1]) <= room.room_bytes for count in range(len(fitting))]
+    if not fitting:
+        return min(enough, 1) if len(takes) > 1 else enough
+    return enough if all(together) else max(1, together.index(False))
+
+
+def tier_bytes(machine: Machine, tier: OwnersTier) -> int | None:
+    """What a tier of the owner's ladder takes when loaded: what they expect, else what its model does."""
+    if tier.memory_bytes is not None:
+        return tier.memory_bytes
+    named = [model for model in machine.models or () if spelled(tier.model) in map(spelled, model.names)]
+    tokens = context_tokens(machine.server.environment if machine.server else None)
+    return named[0].needs_bytes(tokens) if named else None
 
 
 def room_of(machine: Machine, policy: Policy, owners: Mapping[str, str], limit: int | None) -> Room:

@@ -32,7 +32,7 @@ def unit_of(name: str, texts: Sequence[tuple[str, str]]) -> UnitFacts:
                         overruling.append(file)
     guarded = any(file.endswith(f"/env/{ENVIRONMENT_FILE}") for file in files)
     paths = tuple(path for path, _ in texts)
-    return UnitFacts(name, oom_policy, environment, paths, guarded, tuple(overruling))
+    return UnitFacts(name, oom_policy, environment, paths, guarded, tuple(files), tuple(overruling))
 
 
 def _service(text: str) -> Iterator[tuple[str, str]]:

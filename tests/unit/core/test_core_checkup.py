@@ -5,29 +5,30 @@ from dataclasses import replace
 
 import pytest
 
-from ollama_guard.core.checkup import GuardFacts, examine
+from ollama_guard.core.checkup import examine
+from ollama_guard.core.checkup_guard import GuardFacts
 from ollama_guard.core.finding import Finding
 from ollama_guard.core.machine import ContainerFacts, Machine, Server, UnitFacts
-from ollama_guard.core.policy import GIB, MIB, Authority
+from ollama_guard.core.policy import GIB, MIB, Authority, Policy
 from ollama_guard.core.runtime import RuntimeKind
 
 GOOD = {"LLAMA_ARG_CACHE_RAM": "256", "OLLAMA_HOST": "127.0.0.1:11434", "OLLAMA_KEEP_ALIVE": "5m"}
 UNIT = Server(
     100, RuntimeKind.SYSTEMD, "ollama.service", "/system.slice/ollama.service", "ollama", GOOD,
-    UnitFacts("ollama.service", oom_policy="continue"),
+    UnitFacts("ollama.service", oom_policy="continue"), swap_allowed_bytes=0,
 )  # fmt: skip
 CONTAINER = Server(
     200, RuntimeKind.DOCKER, "a" * 64, f"/docker/{'a' * 64}", "root",
     {"LLAMA_ARG_CACHE_RAM": "0", "OLLAMA_HOST": "0.0.0.0:11434"},
     container=ContainerFacts("a" * 64, "box", published=("127.0.0.1",)), limit_bytes=4 * GIB,
-    swap_limited=True,
+    swap_limited=True, swap_allowed_bytes=0,
 )  # fmt: skip
 WELL = Machine(8 * GIB, swap_bytes=2 * GIB, servers=(UNIT,), url="http://127.0.0.1:11434", version="0.33.0")
 GUARD = GuardFacts(answers=True, status_age_seconds=1.0, locked_limit_bytes=2**63 - 1)
 
 
 def found(machine: Machine = WELL, guard: GuardFacts = GUARD) -> dict[str, Finding]:
-    findings = examine(machine, guard)
+    findings = examine(machine, guard, Policy())
     assert len({finding.check for finding in findings}) == len(findings)
     return {finding.check: finding for finding in findings}
 
@@ -137,7 +138,7 @@ def test_a_configuration_that_was_locked_away_from_the_guard_too() -> None:
 
 def test_a_bad_configuration_file_is_one_finding_for_each_problem() -> None:
     problems = ("a.toml, line 1: x", "a.toml, line 2: y")
-    findings = examine(WELL, replace(GUARD, config_problems=problems))
+    findings = examine(WELL, replace(GUARD, config_problems=problems), Policy())
     assert [(finding.check, finding.what) for finding in findings] == [("config", p) for p in problems]
 
 
@@ -189,7 +190,7 @@ def test_every_remedy_names_something_to_do_however_the_server_is_run(kind: Runt
         UNIT if kind is RuntimeKind.SYSTEMD else CONTAINER, kind=kind, environment=bad, limit_bytes=9 * GIB
     )
     machine = replace(WELL, servers=(server, replace(server, pid=7)), psi=False)
-    findings = examine(machine, GuardFacts())
+    findings = examine(machine, GuardFacts(), Policy())
     assert len(findings) >= 8
     for finding in findings:
         assert all(len(text) > 10 for text in (finding.what, finding.why, finding.mend))

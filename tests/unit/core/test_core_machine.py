@@ -2,10 +2,9 @@
 
 import pytest
 
-from ollama_guard.core.machine import (
-    Installed,
-    Machine,
-    Server,
+from ollama_guard.core.machine import Installed, Machine, Server, runtime_of
+from ollama_guard.core.runtime import RuntimeKind
+from ollama_guard.core.said import (
     context_tokens,
     has_prompt_cache,
     listens_at,
@@ -13,9 +12,7 @@ from ollama_guard.core.machine import (
     open_to_all,
     pins_for_ever,
     positive,
-    runtime_of,
 )
-from ollama_guard.core.runtime import RuntimeKind
 
 ID = "0123456789abcdef" * 4
 GIB = 1024**3
@@ -66,7 +63,7 @@ def test_the_version_tells_whether_there_is_a_prompt_cache(
         ("", ("127.0.0.1", 11434)),
         ("0.0.0.0", ("0.0.0.0", 11434)),  # noqa: S104
         ("0.0.0.0:8080", ("0.0.0.0", 8080)),  # noqa: S104
-        (":8080", ("127.0.0.1", 8080)),
+        (":8080", ("0.0.0.0", 8080)),  # noqa: S104
         ("[::]:11434", ("::", 11434)),
         ("::", ("::", 11434)),
         ("http://10.0.0.1", ("10.0.0.1", 80)),

@@ -13,7 +13,7 @@ import httpx
 
 from ollama_guard import __version__
 from ollama_guard.core.events import one_line
-from ollama_guard.core.machine import on_loopback
+from ollama_guard.core.said import on_loopback
 from ollama_guard.errors import AlertFailed
 from ollama_guard.hands.adapters.timed import TimedTransport
 

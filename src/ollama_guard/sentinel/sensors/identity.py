@@ -82,6 +82,11 @@ class Identity:
         before, self._blind = self._blind, self.blind(now)
         return changed or self._blind != before
 
+    @property
+    def undecided(self) -> bool:
+        """Whether a process could be Ollama's whose command line is not read yet."""
+        return bool(self._candidates)
+
     def reconfigure(self, policy: OllamaPolicy) -> None:
         """Take a new policy: servers that it doesn't mean are forgotten, others are looked for at once."""
         self._policy = policy

@@ -86,6 +86,11 @@ class Sensors:
         self._now = now
         return self._identity.look(now, thorough=False)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether a further look may find more: see `Identity.undecided`."""
+        return self._identity.undecided
+
     def glance(self, now: float) -> Glance:
         """The few numbers that could end a rest."""
         host = self._host.memory()
