@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from ollama_guard.core.model import HOST, Level, Mode, Preference
 from ollama_guard.core.runtime import RuntimeKind
+from ollama_guard.core.tiers import Tier
 
 MIB = 1024**2
 GIB = 1024**3
@@ -208,7 +209,7 @@ class RecordPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Everything that `decide` needs to know of the owner's will."""
+    """Everything that `decide` needs to know of the owner's will; ``tiers`` from small to large."""
 
     ollama: OllamaPolicy = field(default_factory=OllamaPolicy)
     host: Thresholds = HOST_THRESHOLDS
@@ -219,6 +220,7 @@ class Policy:
     playbook: PlaybookPolicy = field(default_factory=PlaybookPolicy)
     quarantine: QuarantinePolicy = field(default_factory=QuarantinePolicy)
     notify: NotifyPolicy = field(default_factory=NotifyPolicy)
+    tiers: tuple[Tier, ...] = ()
     transition_seconds: float = 60.0
     min_reclaim_ratio: float = 0.03
     min_reclaim_floor_bytes: int = 128 * MIB
