@@ -38,7 +38,7 @@ from ollama_guard.core.outcomes import absorb
 from ollama_guard.core.pace import delay_seconds, planned_delay
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.runners import Runner
-from ollama_guard.core.scene import Scene, measured_unload_seconds
+from ollama_guard.core.scene import Scene, measured_unload_seconds, mode_of
 from ollama_guard.core.state import Durable, State
 
 __all__ = ["absorb", "decide", "mode_of", "planned_delay"]
@@ -127,13 +127,6 @@ def _tidy(scene: Scene) -> ladder.Draft | None:
     listed = ", ".join(runner.title for runner in over)
     reason = f"{len(scene.runners)} models are loaded and the soft cap is {bound}: unload idle {listed}"
     return ladder.Draft(Rung.CAP, reason, ActionKind.UNLOAD, over, over[0].reading.domains[0])
-
-
-def mode_of(policy: Policy, durable: Durable, now: float) -> Mode:
-    """What the owner lets the guard do now."""
-    if durable.pause_until_at is not None and durable.pause_until_at > now:
-        return Mode.PAUSED
-    return policy.ollama.mode
 
 
 def _actions(scene: Scene, draft: ladder.Draft, request_id: int | None) -> tuple[Action, ...]:

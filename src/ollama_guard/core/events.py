@@ -25,7 +25,7 @@ EVENT_NAMES = frozenset(
         "ollama.lost", "ollama.found", "hands.restarted", "config.reloaded", "config.rejected",
         "pause.started", "pause.ended", "request.answered",
         "runtime.found", "runtime.failed", "runtime.told", "runner.lost", "runner.stuck", "model.returned",
-        "alert.sent", "alert.failed", "memory.reclaimed",
+        "alert.sent", "alert.failed", "memory.reclaimed", "tier.changed",
     }
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from ollama_guard.core import cap, condemned, conditions, loads, narrow, sane
 from ollama_guard.core.footprint import Footprint
+from ollama_guard.core.foreseen import MEASURED
 from ollama_guard.core.model import (
     Activity,
     CatalogueEntry,
@@ -23,6 +24,9 @@ from ollama_guard.core.runners import Runner, census
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import RunnerState, State
 from ollama_guard.core.units import bytes_text, seconds_text
+
+# How a size is known that the owner wrote down.
+EXPECTED = "as [[tiers]] expects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +45,20 @@ class Fit:
     victims: tuple[Runner, ...] = ()
     short_bytes: int = 0
 
+    @property
+    def makes_room(self) -> bool:
+        """Whether it would fit once those others are unloaded."""
+        return self.fits is False and bool(self.victims) and not self.short_bytes
 
-def judge(scene: Scene, entry: CatalogueEntry) -> Fit:
+
+def judge(scene: Scene, entry: CatalogueEntry, expected_bytes: int | None = None) -> Fit:
     """Whether the model could be loaded now, as `decide` would see its load at birth.
 
     The context is that of its last load, as far as one was seen; another one may be asked for. On a machine
-    with several Ollama servers it must fit wherever one of them is.
+    with several Ollama servers it must fit wherever one of them is. ``expected_bytes`` is what its owner
+    expects it to take: it counts until a load was measured, where it is more than is foreseen.
     """
-    born = newborn(scene, entry)
+    born = _at_least(newborn(scene, entry), expected_bytes)
     ours = next((r for r in scene.runners if r.reading.blob == entry.blob), None)
     if ours is not None and ours.activity not in (Activity.LOADING, Activity.STOPPING):
         held = f"it is loaded ({ours.activity}, {bytes_text(ours.memory_bytes)})"
@@ -71,12 +81,20 @@ def judge(scene: Scene, entry: CatalogueEntry) -> Fit:
     return _with_need(_weighed(scene, loading, here), born)
 
 
+def _at_least(born: Runner, expected_bytes: int | None) -> Runner:
+    if expected_bytes is None or born.foreseen_source == MEASURED:
+        return born
+    if born.foreseen_bytes is not None and born.foreseen_bytes >= expected_bytes:
+        return born
+    return replace(born, foreseen_bytes=expected_bytes, foreseen_source=EXPECTED)
+
+
 def _with_need(fit: Fit, born: Runner) -> Fit:
     return replace(
         fit,
         needs_bytes=born.foreseen_bytes,
         needs_source=born.foreseen_source,
-        measured=born.foreseen_source == "as measured before",
+        measured=born.foreseen_source == MEASURED,
     )
 
 

@@ -36,6 +36,10 @@ CACHE_SHARES = {
 }  # fmt: skip
 
 
+# How a size is known that a load of just this kind had.
+MEASURED = "as measured before"
+
+
 @dataclass(frozen=True, slots=True)
 class Foreseen:
     """What a runner will take, in bytes (None = not known), and the words that say how that is known."""
@@ -53,7 +57,7 @@ def foreseen(reading: RunnerReading, snapshot: Snapshot) -> Foreseen:
     if key is None or row is None or anon is None:
         return estimate
     measured = anon + (sane.count(row.shmem_bytes) or 0)
-    source = "as measured before"
+    source = MEASURED
     if row.key.context_tokens != key.context_tokens:
         entry = _entry(reading, snapshot)
         if entry is None or sane.count(entry.kv_bytes_per_token) is None:

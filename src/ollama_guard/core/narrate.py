@@ -10,6 +10,7 @@ from ollama_guard.core.events import Event, Priority, Value
 from ollama_guard.core.model import Action, ActionKind, Decision, Level, Outcome, OutcomeKind, Rung, Snapshot
 from ollama_guard.core.recoveryevents import killed_by_kernel, outlived, playbook, step_done
 from ollama_guard.core.state import State
+from ollama_guard.core.tierstatus import changed
 from ollama_guard.core.units import bytes_text, seconds_text
 
 # A hold that goes on is told again after this long (seconds).
@@ -29,6 +30,7 @@ def events(before: State, after: State, decision: Decision, snapshot: Snapshot) 
         *_servers(before, after, snapshot),
         *_levels(before, after, snapshot),
         *_conditions(before, after),
+        *changed(before, after),
         *_pause(before, after, snapshot),
         *killed_by_kernel(after),
         *(

@@ -22,8 +22,12 @@ def position_of(scene: Scene) -> Position | None:
 
 
 def smallest(scene: Scene) -> CatalogueEntry | None:
-    """The smallest installed model that can answer and fits alone; None where none is known."""
+    """The smallest installed model that can answer and fits alone, before others one of the owner's tiers.
+
+    None where none is known.
+    """
     room, hidden = room_alone_bytes(scene), scene.hidden_names
+    tiers = {spelled(tier.model) for tier in scene.policy.tiers}
     able = [
         (size, entry.names, entry)
         for entry in scene.snapshot.catalogue
@@ -32,7 +36,8 @@ def smallest(scene: Scene) -> CatalogueEntry | None:
         if not all(spelled(name) in hidden for name in entry.names)
         if condemned.active(scene.state.durable, entry.blob, scene.now) is None
     ]
-    return min(able, key=lambda found: found[:2])[2] if able else None
+    laddered = [found for found in able if any(spelled(name) in tiers for name in found[1])]
+    return min(laddered or able, key=lambda found: found[:2])[2] if able else None
 
 
 def forbids(scene: Scene, blob: str | None, size_bytes: int | None) -> CatalogueEntry | None:

@@ -13,6 +13,7 @@ from ollama_guard.core.model import (
     Activity,
     DomainReading,
     Level,
+    Mode,
     Preference,
     Rung,
     Snapshot,
@@ -162,6 +163,13 @@ class Scene:
             for action in self.in_flight(reading.name)
             if action.rung not in (Rung.DRAIN_BUSY, Rung.RECLAIM) and not self.too_late(action, reading)
         )
+
+
+def mode_of(policy: Policy, durable: Durable, now: float) -> Mode:
+    """What the owner lets the guard do now."""
+    if durable.pause_until_at is not None and durable.pause_until_at > now:
+        return Mode.PAUSED
+    return policy.ollama.mode
 
 
 def heard_at(state: State, at: float) -> float:

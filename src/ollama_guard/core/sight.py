@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ollama_guard.core import condemned, conditions, diagnosis, hardcap, hiding, kernelkills, recover, reopen
+from ollama_guard.core import (
+    allowed,
+    condemned,
+    conditions,
+    diagnosis,
+    hardcap,
+    hiding,
+    kernelkills,
+    recover,
+    reopen,
+)
 from ollama_guard.core.model import Level, Snapshot
 from ollama_guard.core.outcomes import without_forgotten
 from ollama_guard.core.policy import Policy
@@ -73,7 +83,8 @@ def _diagnosed(scene: Scene, before: State, *, stalled: bool) -> Scene:
         fits_since_at=hiding.fits_since(scene),
         would_at=recover.still_told(state, snapshot.now) if state.would_at else state.would_at,
     )
-    return replace(scene, state=state)
+    scene = replace(scene, state=state)
+    return replace(scene, state=allowed.review(scene, before, stalled=stalled))
 
 
 def _gone(state: State, snapshot: Snapshot) -> dict[str, float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ollama_guard.core.footprint import FootprintKey
 from ollama_guard.core.model import Action, Condition, Decision, Level, Outcome
 from ollama_guard.core.recovery import Constrained, HardCapState, Position, Run, Stopped, Symptoms, Written
+from ollama_guard.core.tiers import TierState
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class Durable:
     back as the server that runs may have read it. ``released`` is that a person had all of that
     undone. ``spared`` are names that a person brought back, so that they are not hidden again.
     ``stopped`` is what the guard stopped and has not seen answer since; it outlives the run. ``restarts`` are
-    those tried since the constraints were lifted, so that Ollama runs without them.
+    those tried since the constraints were lifted, so that Ollama runs without them. ``refused`` are the tiers
+    that memory does not allow, so that a new guard waits for its quiet as well.
     """
 
     version: int = 1
@@ -72,6 +74,7 @@ class Durable:
     spared: tuple[str, ...] = ()
     stopped: Stopped | None = None
     restarts: int = 0
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,8 @@ class State:
     ``calm_since_at`` is since when nothing has been wrong at all, ``idle_since_at`` since when Ollama has had
     nothing to do, ``would_at`` when each thing that needs the owner's word was last told of,
     ``fits_since_at`` since when each hidden name would fit again. ``stuck`` are the processes (pid, start
-    time) that outlived a SIGKILL.
+    time) that outlived a SIGKILL. ``tiers`` is the user's ladder, small to large, as judged at
+    ``tiers_judged_at``.
     """
 
     durable: Durable = field(default_factory=Durable)
@@ -189,3 +193,5 @@ class State:
     would_at: Mapping[str, float] = field(default_factory=dict)
     fits_since_at: Mapping[str, float] = field(default_factory=dict)
     stuck: tuple[tuple[int, int], ...] = ()
+    tiers: tuple[TierState, ...] = ()
+    tiers_judged_at: float | None = None

@@ -19,6 +19,7 @@ from ollama_guard.core.recoverystatus import caps, hidden, playbook, runtime
 from ollama_guard.core.runners import Runner, census
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import State
+from ollama_guard.core.tierstatus import largest_allowed, rows
 
 NOT_LOOKED = "not looked for here: hands do so when somebody asks"
 
@@ -73,6 +74,8 @@ def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, A
         ],
         "last_decision": _decision(state, snapshot, unknown),
         "playbook": playbook(scene, unknown),
+        "tiers": rows(scene, unknown),
+        "largest_allowed": largest_allowed(scene, unknown),
         "consumers": None,
         "guard": _guard(guard, unknown),
     }

@@ -1,8 +1,10 @@
-"""The user's ladder of models, small to large: values only (`core.allowed` judges it)."""
+"""The user's ladder of models, small to large: values only (`allowed` judges it)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+_MB = 1000**2  # as `ollama list` and model libraries count
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +20,35 @@ class Tier:
     purpose: str = ""
     disk_bytes: int | None = None
     memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TierState:
+    """What is remembered of a tier; ``allowed`` is None for as long as it could not be told yet.
+
+    ``unfit_at`` is when its load was last seen not to go through, ``strained_at`` when memory was last below
+    soft with it: both are None once a quiet transition has passed since then. ``crowded_at`` is since when
+    only what other models do has been in its way.
+    """
+
+    name: str
+    model: str
+    allowed: bool | None
+    reason: str
+    unfit_at: float | None = None
+    strained_at: float | None = None
+    crowded_at: float | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether memory refuses it, or did so a moment ago."""
+        return self.unfit_at is not None or self.strained_at is not None
+
+
+EXAMPLE = (
+    Tier("light", "smollm:135m", "health checks, status, simple questions", 91 * _MB, 200 * _MB),
+    Tier("default", "smollm:360m", "agents, code, structured answers", 229 * _MB, 400 * _MB),
+    Tier("reasoning", "tinyllama:1.1b", "planning, debugging, detailed explanations", 637 * _MB, 800 * _MB),
+    Tier("fallback", "qwen2.5:3b", "critical tasks, sparingly", 1900 * _MB, 2500 * _MB),
+)
+"""The ladder that the shipped file shows, and whose names and purposes `init` proposes."""

@@ -141,6 +141,10 @@ class World:
         self.catalogue[name] = CatalogueEntry(blob_of(name), (name, *aliases), size)
         return model
 
+    def install(self, name: str, size: int) -> None:
+        """Have a model on the shelf that is not loaded."""
+        self.catalogue[name] = CatalogueEntry(blob_of(name), (name,), size)
+
     def model(self, name: str) -> Model | None:
         """The live model of a name."""
         return next((m for m in self.models if m.name == name), None)

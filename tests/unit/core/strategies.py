@@ -37,6 +37,7 @@ from ollama_guard.core.policy import (
 )
 from ollama_guard.core.quarantined import Hidden, QuarantineEntry, StoreReading
 from ollama_guard.core.runtime import RuntimeKind, RuntimeReading, RuntimeState
+from ollama_guard.core.tiers import Tier
 from ollama_guard.testing.scenario import World, blob_of
 from ollama_guard.testing.served import Served
 
@@ -44,11 +45,20 @@ from ollama_guard.testing.served import Served
 
 NAMES = ("a", "b", "c", "d")
 
+# No ladder, one of some of the models (the last is never installed), and one of two names of the same model.
+ladders = st.sampled_from(
+    [
+        (),
+        (Tier("light", "a"), Tier("default", "B:latest"), Tier("heavy", "c", memory_bytes=2 * GIB)),
+        (Tier("light", "b", memory_bytes=64 * MIB), Tier("gone", "not-there"), Tier("twin", "a:latest")),
+    ]
+)
 rules = st.builds(ModelRule, st.sampled_from(Preference), st.sampled_from(Protect))
 policies = st.builds(
     Policy,
     ollama=st.builds(OllamaPolicy, mode=st.sampled_from([Mode.ENFORCE, Mode.ENFORCE, Mode.OBSERVE])),
     cap=st.builds(CapPolicy, st.sampled_from([None, None, 1, 2])),
+    tiers=ladders,
     models=st.dictionaries(st.sampled_from(NAMES), rules, max_size=2),
 )
 # An owner who lets the server be restarted, and a guard that is sure of a freeze within seconds.
@@ -61,6 +71,7 @@ enforcing = st.builds(
     ollama=st.sampled_from([OllamaPolicy(), _server]),
     cap=st.sampled_from([CapPolicy(), CapPolicy(), CapPolicy(1)]),
     playbook=st.sampled_from([PlaybookPolicy(), _quick]),
+    tiers=ladders,
     models=st.dictionaries(st.sampled_from(NAMES), rules, max_size=2),
 )
 

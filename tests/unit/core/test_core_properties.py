@@ -48,7 +48,7 @@ from unit.core.strategies import Tale, enforcing, garbage, happen, outcomes, pol
 
 CONTRACT_KEYS = {
     "": "version mode level since domains ollama models quarantine condemned conditions last_decision "
-    "playbook consumers guard unknown",
+    "playbook tiers largest_allowed consumers guard unknown",
     "domains": "name capacity_bytes available_bytes available_ratio psi_some_avg10 psi_full_avg10 "
     "slope_bytes_per_second time_to_exhaustion_seconds level thresholds",
     "ollama": "url alive version latency_seconds runtime cap",
@@ -59,6 +59,7 @@ CONTRACT_KEYS = {
     "condemned": "blob names until needs_bytes kills",
     "conditions": "condition since true_now reason",
     "last_decision": "at action reason outcome freed_bytes",
+    "tiers": "name model allowed reason",
     "playbook": "name state step runs_last_hour last",
     "playbook.last": "name outcome ended_at text",
     "guard": "pid pss_bytes cpu_seconds tick_seconds dropped",
