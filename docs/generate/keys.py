@@ -6,12 +6,13 @@ import ast
 import inspect
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from ollama_guard.core.policy import Policy
+from ollama_guard.core.tiers import EXAMPLE
 from ollama_guard.settings.effective import effective_toml
 from ollama_guard.settings.schema import File
 from ollama_guard.settings.tables import Table
@@ -20,23 +21,31 @@ from ollama_guard.settings.values import Check
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. ``default`` and ``example`` are TOML values, "" where there is none."""
+    """One key. ``default`` and ``example`` are TOML values, "" where there is none.
+
+    ``needed``: it is never left out.
+    """
 
     name: str
     text: str
     allowed: str
     default: str
     example: str
+    needed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TableOfKeys:
-    """One ``[name]``; ``example`` is the name to show instead, where the owner chooses it."""
+    """One ``[name]``; ``example`` is the name to show instead, where the owner chooses it.
+
+    ``more`` are further lines of an example that one table alone doesn't make.
+    """
 
     name: str
     text: str
     keys: tuple[Key, ...]
     example: str = ""
+    more: tuple[str, ...] = ()
 
 
 def intro() -> str:
@@ -55,9 +64,18 @@ def _tables(owner: type[Table], path: tuple[str, ...]) -> Iterator[TableOfKeys]:
         if get_origin(inner) is dict:
             rule = get_args(inner)[1]
             yield _table(rule, (*at, '"NAME"'), f'{name}."{_example(field)}"')
+        elif get_origin(inner) is list:
+            listed = f"[{name}]"
+            yield replace(_table(get_args(inner)[0], (listed,), listed), more=_ladder())
         elif _is_table(inner):
             yield _table(inner, at)
             yield from _tables(inner, at)
+
+
+def _ladder() -> tuple[str, ...]:
+    """The rest of the ladder whose first rung the keys show."""
+    whole = effective_toml(Policy(tiers=EXAMPLE[1:]))
+    return tuple(line for line in whole[whole.index("[[tiers]]") :].splitlines() if line)
 
 
 def _is_table(kind: object) -> TypeGuard[type[Table]]:
@@ -85,9 +103,8 @@ def _key(table: type[Table], path: tuple[str, ...], name: str, field: FieldInfo)
         )
     default = _default(path, name, field)
     example = _example(field)
-    return Key(
-        name, texts[0], allowed[0], default, example if example.isdigit() or not example else f'"{example}"'
-    )
+    shown = example if example.isdigit() or not example else f'"{example}"'
+    return Key(field.alias or name, texts[0], allowed[0], default, shown, field.is_required())
 
 
 def _example(field: FieldInfo) -> str:
@@ -103,7 +120,7 @@ def _default(path: tuple[str, ...], name: str, field: FieldInfo) -> str:
         key, _, value = line.partition(" = ")
         if (header, key) == (".".join(path), name):
             return value
-    return f'"{field.default}"' if field.default else ""
+    return f'"{field.default}"' if field.default and not field.is_required() else ""
 
 
 def _texts(kind: type) -> dict[str, str]:

@@ -35,7 +35,8 @@ def _toml_table(table: TableOfKeys, told: set[str]) -> str:
             lines += ["", comment(text)] if key is not table.keys[0] else [comment(text)]
         told.add(text)
         lines.append(f"# e.g. {key.name} = {key.example}" if key.example else f"#{key.name} = {key.default}")
-    return "\n".join(lines)
+    further = [f"{'' if line[0] != '[' else chr(10)}# e.g. {line}" for line in table.more]
+    return "\n".join([*lines, *further])
 
 
 def amounts() -> list[str]:
@@ -72,7 +73,7 @@ def reference() -> str:
 
 
 def _markdown_row(key: Key) -> str:
-    default = f"`{key.default}`" if key.default else "not set"
+    default = f"`{key.default}`" if key.default else "needed" if key.needed else "not set"
     shows_none = key.example.startswith('"') and '"' not in key.allowed
     allowed = f"{key.allowed}, such as `{key.example}`" if shows_none else key.allowed
     return f"| `{key.name}` | {default} | {cell(allowed)} | {cell(key.text)} |"
@@ -91,7 +92,8 @@ def man_page() -> str:
 
 
 def _man_key(key: Key) -> str:
-    default = f"Default: {bold(key.default)}." if key.default else "Default: not set."
+    unset = "Needed in each." if key.needed else "Default: not set."
+    default = f"Default: {bold(key.default)}." if key.default else unset
     example = f"\nFor example {bold(key.example)}." if key.example else ""
     allowed = f"Allowed: {inline(key.allowed)}."
     return f".TP\n{bold(key.name)}\n{inline(key.text)}\n.br\n{allowed}\n.br\n{default}{example}"

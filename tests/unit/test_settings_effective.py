@@ -27,8 +27,10 @@ from ollama_guard.core.policy import (
     Thresholds,
 )
 from ollama_guard.core.runtime import RuntimeKind
+from ollama_guard.core.tiers import EXAMPLE, Tier
 from ollama_guard.settings.compiler import compile_text
 from ollama_guard.settings.effective import effective_toml
+from ollama_guard.settings.ladder import TierTable
 from ollama_guard.settings.schema import File, ModelTable
 
 SHIPPED = Path(__file__).parents[2] / "config" / "ollama-guard.toml"
@@ -83,6 +85,24 @@ def playbooks(draw: st.DrawFn) -> PlaybookPolicy:
 
 
 @st.composite
+def ladders(draw: st.DrawFn) -> tuple[Tier, ...]:
+    """Of different names and models, each with as much memory as the one before it or more, or none said."""
+    names = draw(st.lists(st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,39}\Z"), max_size=4, unique=True))
+    memory = sorted(draw(st.lists(st.integers(MIB, 1024 * GIB), min_size=4, max_size=4)))
+    purposes = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=20)
+    return tuple(
+        Tier(
+            name,
+            f"model-{place}:1b",
+            draw(purposes),
+            draw(st.none() | st.integers(MIB, GIB)),
+            draw(st.sampled_from([None, memory[place]])),
+        )
+        for place, name in enumerate(names)
+    )
+
+
+@st.composite
 def policies(draw: st.DrawFn) -> Policy:
     poll = draw(seconds(1, 600))
     condemned = draw(seconds(10, 86400))
@@ -121,6 +141,7 @@ def policies(draw: st.DrawFn) -> Policy:
         notify=NotifyPolicy(
             draw(st.sampled_from(["", "http://x", "https://a:b@x.org:8/c?d=e&f"])), draw(seconds(1, 60))
         ),
+        tiers=draw(ladders()),
         runners_die_first=draw(st.booleans()),
         models=draw(st.dictionaries(names, rules, max_size=3)),
         transition_seconds=draw(seconds(0, 3600)),
@@ -148,7 +169,7 @@ def keys(table: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
         is_table = isinstance(inner, type) and hasattr(inner, "model_fields")
         if is_table and inner.__name__ not in ("ThresholdTable", "ReclaimTable"):
             found |= keys(inner, (*path, name))
-        elif name != "models":
+        elif name not in ("models", "tiers"):
             found.add((*path, name))
     return found
 
@@ -167,11 +188,13 @@ def test_the_shipped_file_holds_every_key() -> None:
     written: set[tuple[str, ...]] = set()
     table: tuple[str, ...] = ()
     for line in SHIPPED.read_text(encoding="utf-8").splitlines():
-        if header := re.match(r"(?:# e\.g\. )?\[([a-z.]+)", line):
+        if header := re.match(r"(?:# e\.g\. )?\[\[?([a-z.]+)", line):
             table = tuple(header[1].strip(".").split("."))
         elif key := re.match(r"#(?: e\.g\. )?([a-z_]+) = ", line):
             written.add((*table, key[1]))
-    assert written == keys(File) | {("models", name) for name in ModelTable.model_fields}
+    tier = {field.alias or name for name, field in TierTable.model_fields.items()}
+    rules = {("models", name) for name in ModelTable.model_fields}
+    assert written == keys(File) | rules | {("tiers", name) for name in tier}
 
 
 def test_the_examples_in_the_shipped_file_work() -> None:
@@ -180,6 +203,7 @@ def test_the_examples_in_the_shipped_file_work() -> None:
     assert (policy.ollama.user_id, policy.ollama.cgroup) == (0, "/system.slice/ollama.service")
     assert policy.cap.soft_max == 2
     assert policy.models == {"llama3.2:3b": ModelRule(Preference.OMIT, Protect.ALWAYS)}
+    assert policy.tiers == EXAMPLE
 
 
 def test_the_shipped_file_says_what_the_thresholds_come_to() -> None:

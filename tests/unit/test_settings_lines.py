@@ -23,6 +23,9 @@ soft = { below = "[20%", at_least = "#" }
 hard.below = '10%'
 [[models."a.b\\u0041"]]
 preference = "omit"
+[models."a.bA".deeper]
+[[models."a.bA"]]
+preference = "avoid"
 '''
 
 
@@ -40,7 +43,11 @@ def test_each_key_has_the_line_that_names_it() -> None:
         ("thresholds", "host", "hard", "below"): 17,
         ("models",): 18,
         ("models", "a.bA"): 18,
-        ("models", "a.bA", "preference"): 19,
+        ("models", "a.bA", "0"): 18,
+        ("models", "a.bA", "0", "preference"): 19,
+        ("models", "a.bA", "0", "deeper"): 20,
+        ("models", "a.bA", "1"): 21,
+        ("models", "a.bA", "1", "preference"): 22,
     }
 
 

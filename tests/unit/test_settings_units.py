@@ -103,11 +103,14 @@ def test_any_text_is_a_quantity_or_a_unit_error(text: str) -> None:
 
 
 def test_what_is_printed_is_what_a_person_would_write() -> None:
-    assert [format_bytes(n) for n in (3 * 1024**3 // 2, 600 * 1024**2, 0, 1000)] == [
+    decimal = (91 * 1000**2, 25 * 1000**3 // 10)
+    assert [format_bytes(n) for n in (3 * 1024**3 // 2, 600 * 1024**2, 0, 1000, *decimal)] == [
         "1.5GiB",
         "600MiB",
         "0B",
         "1000B",
+        "91MB",
+        "2.5GB",
     ]
     assert [format_duration(s) for s in (60.0, 600.0, 0.5, 3600.0, 5400.0, 86400.0, 172800.0, 90.0)] == [
         "60s",

@@ -154,6 +154,7 @@ def _policy(file: File) -> Policy:
             restore=file.quarantine.restore,
             restore_after_seconds=file.quarantine.restore_after,
         ),
+        tiers=tuple(tier.core for tier in file.tiers),
         notify=NotifyPolicy(webhook=file.notify.webhook, timeout_seconds=file.notify.timeout),
         transition_seconds=policy.transition,
         min_reclaim_ratio=policy.min_reclaim.ratio,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ollama_guard.core.policy import MIB, NO_CEILING_BYTES, PlaybookPolicy, Policy, Threshold, Thresholds
+from ollama_guard.core.tiers import Tier
 from ollama_guard.settings.units import format_bytes, format_duration, format_ratio
 
 
@@ -24,6 +25,7 @@ def effective_toml(policy: Policy) -> str:
     for name, rule in policy.models.items():
         lines = [f"preference = {_text(rule.preference)}", f"protect = {_text(rule.protect)}"]
         blocks.append(_block(f"models.{_text(name)}", lines))
+    blocks += [_tier(tier) for tier in policy.tiers]
     return "\n".join(blocks)
 
 
@@ -132,6 +134,14 @@ def _notify(policy: Policy) -> str:
     webhook = policy.notify.webhook
     lines = [f"webhook = {_text(webhook)}"] if webhook else []
     return _block("notify", [*lines, f"timeout = {_duration(policy.notify.timeout_seconds)}"])
+
+
+def _tier(tier: Tier) -> str:
+    lines = [f"name = {_text(tier.name)}", f"model = {_text(tier.model)}"]
+    lines += [f"for = {_text(tier.purpose)}"] if tier.purpose else []
+    sizes = {"disk": tier.disk_bytes, "memory": tier.memory_bytes}
+    lines += [f"{key} = {_text(format_bytes(size))}" for key, size in sizes.items() if size is not None]
+    return _block("[tiers]", lines)
 
 
 def _threshold(threshold: Threshold) -> str:

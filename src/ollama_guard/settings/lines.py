@@ -15,7 +15,7 @@ KeyPath = tuple[str, ...]
 
 _PART = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _DOTTED = rf"[ \t]*({_PART}(?:[ \t]*\.[ \t]*{_PART})*)[ \t]*"
-_HEADER = re.compile(rf"[ \t]*\[\[?{_DOTTED}\]")
+_HEADER = re.compile(rf"[ \t]*\[(\[?){_DOTTED}\]")
 _KEY = re.compile(rf"{_DOTTED}=")
 _VALUE_TOKEN = re.compile(
     r'''"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|'[^'\n]*\''''
@@ -25,7 +25,10 @@ _VALUE_TOKEN = re.compile(
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """Each key and table of a valid TOML text with the line (from 1) that first names it."""
+    """Each key and table of a valid TOML text with the line (from 1) that first names it.
+
+    Below a ``[[table]]`` stands its number, from 0: ``("tiers", "1", "memory")``.
+    """
     lines: dict[KeyPath, int] = {}
     newlines_before, counted_to = 0, 0
     for position, path in _keys(text):
@@ -46,16 +49,30 @@ def line_of(lines: Mapping[KeyPath, int], path: KeyPath) -> int | None:
 
 def _keys(text: str) -> Iterator[tuple[int, KeyPath]]:
     table: KeyPath = ()
+    counts: dict[KeyPath, int] = {}
     position = 0
     while position < len(text):
         header = _HEADER.match(text, position)
         key = None if header else _KEY.match(text, position)
         if header:
-            table = _decoded(header[1])
+            table = _within(_decoded(header[2]), counts)
+            if header[1]:
+                counts[table] = counts.get(table, -1) + 1
+                table = (*table, str(counts[table]))
             yield position, table
         elif key:
             yield position, (*table, *_decoded(key[1]))
         position = _end_of_line(text, key.end()) if key else _next_line(text, position)
+
+
+def _within(header: KeyPath, counts: Mapping[KeyPath, int]) -> KeyPath:
+    """The path of a header; below a ``[[table]]`` that of its last one."""
+    path: KeyPath = ()
+    for part in header[:-1]:
+        path = (*path, part)
+        if path in counts:
+            path = (*path, str(counts[path]))
+    return (*path, header[-1])
 
 
 def _decoded(dotted: str) -> KeyPath:

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from ollama_guard.core.events import one_line
 from ollama_guard.core.units import count_text
+from ollama_guard.settings.ladder import TierTable
 from ollama_guard.settings.lines import KeyPath, key_lines, line_of
 from ollama_guard.settings.schema import File
 
@@ -43,19 +44,23 @@ def _sentence(detail: ErrorDetails, data: Mapping[str, Any], line: int, origin: 
     value = _value(data, written)
     if written[:1] == ("notify",) and written[1:] in SECRET and detail["type"] != "extra_forbidden":
         return f"{where}: {_dotted(written)} {_problem(detail)}"
+    shown = _titled(path, data)
     if detail["type"] == "extra_forbidden":
-        kind = "table" if isinstance(value, dict) else "key"
-        return f"{where}: unknown {kind} {_dotted(path)}; {_suggestion(path, is_table=kind == 'table')}"
+        is_table = all(isinstance(one, dict) for one in (value if isinstance(value, list) else [value]))
+        kind = "table" if is_table else "key"
+        hint = _suggestion(path, shown, is_table=is_table)
+        return f"{where}: unknown {kind} {_dotted(shown)}; {hint}"
     if detail["type"] == "missing":
-        return f'{where}: {_dotted(path[:-1])} has no {path[-1]}; allowed: {path[-1]} = "20%", for example'
-    return f"{where}: {_dotted(written)} = {_shown(value)} {_problem(detail)}"
+        example = f'{path[-1]} = "{_example(path)}"'
+        return f"{where}: {_dotted(shown[:-1])} has no {path[-1]}; allowed: {example}, for example"
+    return f"{where}: {_dotted(shown[: len(written)])} = {_shown(value)} {_problem(detail)}"
 
 
 def _path(detail: ErrorDetails) -> KeyPath:
     """Where the problem is, as keys; a problem of several keys together names the one to mend."""
     path = tuple(str(part) for part in detail["loc"] if part != "[key]")
     if detail["type"] == "together":
-        path = (*path, str(detail["ctx"]["key"]))
+        path = (*path, *detail["ctx"]["path"])
     return path
 
 
@@ -64,6 +69,8 @@ def _problem(detail: ErrorDetails) -> str:
         return str(detail["ctx"]["sentence"])
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
+    if detail["type"] == "list_type":
+        return f"is no list of tables; allowed: [[{detail['loc'][-1]}]], once for each"
     return "is not a table; allowed: a table with its keys below its [name]"
 
 
@@ -71,16 +78,37 @@ def _shortened(path: KeyPath, data: Mapping[str, Any]) -> KeyPath:
     """The path as the owner wrote it: without the key that a short form (``soft = "20%"``) stands for."""
     value: Any = data
     for depth, key in enumerate(path):
-        if not isinstance(value, dict):
+        if not isinstance(value, (dict, list)):
             return path[:depth]
-        value = value.get(key, {})
+        value = _below(value, key, {})
     return path
+
+
+def _titled(path: KeyPath, data: Mapping[str, Any]) -> KeyPath:
+    """The path for people: one of a list goes by the name that it was given, else by its number from 1."""
+    value: Any = data
+    shown = []
+    for key in path:
+        inner = _below(value, key, None)
+        if isinstance(value, list):
+            name = inner.get("name") if isinstance(inner, dict) else None
+            shown.append(name if isinstance(name, str) and name else str(int(key) + 1))
+        else:
+            shown.append(key)
+        value = inner
+    return tuple(shown)
+
+
+def _below(value: Any, key: str, default: Any) -> Any:
+    if isinstance(value, list):
+        return value[int(key)] if key.isdecimal() and int(key) < len(value) else default
+    return value.get(key, default) if isinstance(value, dict) else default
 
 
 def _value(data: Mapping[str, Any], path: KeyPath) -> Any:
     value: Any = data
     for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
+        value = _below(value, key, None)
     return value
 
 
@@ -115,14 +143,22 @@ def _dotted(path: KeyPath) -> str:
     return one_line(".".join(parts), 4 * LONGEST_VALUE)
 
 
-def _suggestion(path: KeyPath, *, is_table: bool) -> str:
+def _example(path: KeyPath) -> str:
+    """What a key that must be there could be: a threshold's share, a tier's name."""
+    for name, field in TierTable.model_fields.items():
+        if path[0] == "tiers" and name == path[-1]:
+            return str((field.examples or [""])[0])
+    return "20%"
+
+
+def _suggestion(path: KeyPath, shown: KeyPath, *, is_table: bool) -> str:
     """The nearest right name: among its siblings, else anywhere in the file, else all siblings."""
     known = {name: kind for name, kind in _names(File, ()) if (kind is not None) == is_table}
     parent, name = path[:-1], path[-1]
     siblings = [entry for entry in known if len(entry) == len(path) and _fits(entry[:-1], parent)]
     near = difflib.get_close_matches(name.lower(), [entry[-1] for entry in siblings], n=1)
     if near:
-        return f"did you mean {_dotted((*parent, near[0]))}?"
+        return f"did you mean {_dotted((*shown[:-1], near[0]))}?"
     anywhere = difflib.get_close_matches(
         name.lower(), [e[-1] for e in known if e[-1] != _ANY], n=1, cutoff=0.75
     )
@@ -143,9 +179,9 @@ def _shape(entry: KeyPath) -> str:
 def _names(table: type[BaseModel], parent: KeyPath) -> Iterator[tuple[KeyPath, type[BaseModel] | None]]:
     """Every key of the schema with the table that it is, if it is one."""
     for name, field in table.model_fields.items():
-        path, kind = (*parent, name), field.annotation
-        if get_origin(kind) is dict:
-            path, kind = (*path, _ANY), get_args(kind)[1]
+        path, kind = (*parent, field.alias or name), field.annotation
+        if get_origin(kind) in (dict, list):
+            path, kind = (*path, _ANY), get_args(kind)[-1]
             yield path[:-1], table
         inner = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
         yield path, inner

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ollama_guard.core.model import Mode, Preference
 from ollama_guard.core.policy import GIB, MIB, Authority, ModelRule, Policy, Protect, QuarantineAction
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.settings import values
+from ollama_guard.settings.ladder import TierTable, in_order
 from ollama_guard.settings.recovery import PlaybookTable
 from ollama_guard.settings.tables import Table, named, short_form
 from ollama_guard.settings.thresholds import ThresholdsTable
@@ -254,3 +255,4 @@ class File(Table):
     quarantine: QuarantineTable = QuarantineTable()
     notify: NotifyTable = NotifyTable()
     models: dict[Annotated[str, values.MODEL_NAME], ModelTable] = Field(default={}, examples=["llama3.2:3b"])
+    tiers: Annotated[list[TierTable], AfterValidator(in_order)] = Field(default=[])

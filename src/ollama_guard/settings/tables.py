@@ -19,9 +19,9 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-def named(key: str, sentence: str) -> PydanticCustomError:
-    """A problem of one key of a table, found when looking at several of them together."""
-    return PydanticCustomError("together", "{sentence}", {"key": key, "sentence": sentence})
+def named(key: str, sentence: str, *, at: tuple[str, ...] = ()) -> PydanticCustomError:
+    """A problem of one key of a table, found when looking at several together; ``at`` is where it stands."""
+    return PydanticCustomError("together", "{sentence}", {"path": (*at, key), "sentence": sentence})
 
 
 def short_form(key: str, allowed: str) -> Check:

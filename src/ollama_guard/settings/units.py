@@ -29,7 +29,9 @@ _DURATIONS = {
     "h": Decimal(3600),
     "d": Decimal(86400),
 }  # fmt: skip
-_PRINTED_SIZES = (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
+_PRINTED_SIZES = (
+    ("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2), ("GB", 1000**3), ("MB", 1000**2), ("KiB", 1024),
+)  # fmt: skip
 # Each from so many of it on: "60s" and "24h" are what people write, and "1h".
 _PRINTED_DURATIONS = (("d", 86400, 2), ("h", 3600, 1), ("min", 60, 2))
 
@@ -104,7 +106,10 @@ def format_ratio(ratio: float) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """``1610612736`` as ``"1.5GiB"``: the largest unit that needs no more than three decimals."""
+    """``1610612736`` as ``"1.5GiB"``: the first unit that needs no more than three decimals.
+
+    Decimal units come behind the binary ones that people think in, and before those that they don't.
+    """
     for name, unit in _PRINTED_SIZES:
         if count >= unit and count * 1000 % unit == 0:
             return f"{_plain(Decimal(count) / unit)}{name}"

@@ -8,6 +8,7 @@ by ``make docs``, in the shipped file, the reference and the man page.
 from __future__ import annotations
 
 import pwd
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator
 
+from ollama_guard.core import naming
 from ollama_guard.settings.units import (
     UnitError,
     format_bytes,
@@ -31,6 +33,10 @@ N = TypeVar("N", int, float)
 LARGEST_UID = 2**32 - 2  # 2**32 - 1 means "no user" to the kernel
 LONGEST_NAME = 512  # characters: registry, namespace, model and tag of Ollama's own limits together
 LONGEST_PATH = 4096  # characters: PATH_MAX
+LONGEST_TIER = 40  # characters: a word, also as a column
+LONGEST_PURPOSE = 200  # characters: two lines of a terminal
+
+_TIER_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_TIER - 1}}}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +280,39 @@ def _model_name(value: object) -> str:
 
 
 MODEL_NAME = Check(_model_name, allowed='a name as in `ollama list`, such as [models."llama3.2:3b"]')
+
+
+def _tier_name(value: object) -> str:
+    text = _text(value, TIER_NAME.allowed)
+    if not _TIER_NAME.fullmatch(text):
+        raise ValueError(f"is no name for a tier; allowed: {TIER_NAME.allowed}")
+    return text
+
+
+# Programs ask for a tier by it, also in addresses and names of their own.
+TIER_NAME = Check(_tier_name, allowed=f"letters, digits, ., _ and -, at most {LONGEST_TIER} of them")
+
+
+def _tier_model(value: object) -> str:
+    text = _text(value, TIER_MODEL.allowed)
+    if naming.parse(text) is None:
+        raise ValueError(f"is no model name; allowed: {TIER_MODEL.allowed}")
+    if naming.is_cloud(text):
+        raise ValueError(f"runs elsewhere and takes no memory here; allowed: {TIER_MODEL.allowed}")
+    return text
+
+
+TIER_MODEL = Check(_tier_model, allowed='a name as in `ollama list`, such as "smollm:135m"')
+
+
+def _purpose(value: object) -> str:
+    text = _text(value, PURPOSE.allowed)
+    if not text.isprintable() or len(text) > LONGEST_PURPOSE:
+        raise ValueError(f"is no such text; allowed: {PURPOSE.allowed}")
+    return text
+
+
+PURPOSE = Check(_purpose, allowed=f"one line of text, at most {LONGEST_PURPOSE} characters")
 
 
 def _parsed(parse: Callable[[str], N], value: object, allowed: str, example: str) -> N:

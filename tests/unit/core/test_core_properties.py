@@ -41,6 +41,7 @@ from ollama_guard.core.runners import Runner, census
 from ollama_guard.core.scene import Scene, killable
 from ollama_guard.core.state import Condemned, Durable, State
 from ollama_guard.core.status import view
+from ollama_guard.core.tiers import Tier
 from ollama_guard.core.victims import mercy_seconds
 from ollama_guard.testing.scenario import World, blob_of
 from ollama_guard.testing.served import SERVER_ACTIONS, Served
@@ -356,7 +357,7 @@ def test_any_snapshot_at_all_gives_a_decision(
 
 def test_every_table_of_the_status_has_rows_of_just_the_contracts_keys() -> None:
     """Also those that few tales fill: what is hidden, condemned and has run."""
-    world = World(served=Served())
+    world = World(served=Served(), policy=Policy(tiers=(Tier("light", "a"),)))
     world.load("a", GIB)
     world.load("b", 256 * MIB, busy=True)
     world.hog_rate, world.hog_target = 300 * MIB, 1700 * MIB
