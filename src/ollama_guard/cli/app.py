@@ -25,6 +25,7 @@ from ollama_guard.cli import (
     release,
     replay,
     run,
+    tiers,
 )
 from ollama_guard.cli.options import ConfigOption, RuntimeDirOption, StateDirOption, places
 from ollama_guard.core.events import one_line
@@ -42,6 +43,7 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard top                  the same, live
   ollama-guard models               what does each model take, and would it fit?
   ollama-guard fit llama3.1:8b      would this one fit now, and who would have to go?
+  ollama-guard tiers                which model of my ladder may be used now?
   ollama-guard check-config         is my file right?
   ollama-guard healthcheck          is the guard well? (for Docker and scripts)
   ollama-guard pause 30min          leave Ollama alone for a while
@@ -70,7 +72,7 @@ app = typer.Typer(
 )
 for group in (
     run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine, notify, init, doctor,
-    release,
+    release, tiers,
 ):  # fmt: skip
     group.register(app)
 

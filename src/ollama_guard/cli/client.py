@@ -57,6 +57,15 @@ def get_models(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str, An
     return _listed(runtime_dir, "models", seconds)
 
 
+def get_tiers(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str, Any]:
+    """What the running daemon says of the ladder (`core.tierstatus`).
+
+    Raises:
+        NotRunning, ServiceUnavailable: as `get_status`.
+    """
+    return _listed(runtime_dir, "tiers", seconds)
+
+
 def get_playbooks(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str, Any]:
     """What the running daemon says of every playbook (`core.plan`).
 
@@ -67,7 +76,7 @@ def get_playbooks(runtime_dir: Path, seconds: float = READ_SECONDS) -> dict[str,
 
 
 def _listed(runtime_dir: Path, what: str, seconds: float) -> dict[str, Any]:
-    """The daemon's document of all models, or of all playbooks."""
+    """The daemon's document of all models, tiers or playbooks."""
     socket = runtime_dir / "status.sock"
     status, document = _asked(socket, "GET", f"/{what}", None, seconds)
     if status != OK or not isinstance(document.get(what), list):

@@ -94,11 +94,14 @@ def kept_lines(policy: Policy) -> Mapping[str, Sequence[str]]:
 
 
 def _by_table(toml: str) -> dict[str, list[str]]:
+    """The lines of each table; of a list of tables, all below the first ``[[name]]``."""
     tables: dict[str, list[str]] = {}
     table = ""
     for line in toml.splitlines():
         if line.startswith("["):
             table = line[1:-1]
+            if table in tables:
+                tables[table].append(line)
         elif line:
             tables.setdefault(table, []).append(line)
     return tables

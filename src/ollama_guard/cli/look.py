@@ -97,8 +97,10 @@ def top(
 def _tell_glance(where: Places, *, as_json: bool) -> None:
     from ollama_guard.cli.glance import glance, status_of
     from ollama_guard.settings.compiler import compile_file
+    from ollama_guard.store.footprints import read_only
 
-    _tell(status_of(glance(compile_file(where.config))), as_json=as_json)
+    measured = read_only(where.state_dir / "footprints.sqlite")
+    _tell(status_of(glance(compile_file(where.config), measured)), as_json=as_json)
 
 
 def _tell(document: Mapping[str, Any], *, as_json: bool) -> None:

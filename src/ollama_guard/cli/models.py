@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -103,18 +103,24 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     names = _names(row)
     title = " = ".join(names) if names else str(row["blob"])[:19]
-    estimate = "" if row["footprint_measured"] else "~"
     return (
         title,
         "?" if row["size_bytes"] is None else bytes_text(row["size_bytes"]),
-        "?" if row["footprint_bytes"] is None else f"{estimate}{bytes_text(row['footprint_bytes'])}",
-        _fits(row),
+        footprint_text(row),
+        fits_text(row),
         row["preference"],
         row["state"],
     )
 
 
-def _fits(row: dict[str, Any]) -> str:
+def footprint_text(row: Mapping[str, Any]) -> str:
+    """What a load of it takes; with a ~ before it, what is foreseen."""
+    size, estimate = row["footprint_bytes"], "" if row["footprint_measured"] else "~"
+    return "?" if size is None else f"{estimate}{bytes_text(size)}"
+
+
+def fits_text(row: Mapping[str, Any]) -> str:
+    """Whether it fits now, or how many would have to go for it."""
     if row["fits"] is None:
         return "?"
     if row["fits"]:

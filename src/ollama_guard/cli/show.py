@@ -31,6 +31,7 @@ def status_text(document: Mapping[str, Any]) -> str:
     lines += [_domain_line(domain, unknown) for domain in document["domains"]]
     lines += _labelled("ollama", [_ollama(document["ollama"], unknown)])
     lines += _labelled("models", [_model(model) for model in document["models"]] or ["none loaded"])
+    lines += _labelled("tiers", _ladder(document, unknown))
     lines += _labelled("consumers", consumers_lines(document))
     lines += _labelled("condemned", [_condemned(record) for record in document["condemned"]])
     lines += _labelled("hidden", [_hidden(entry) for entry in document.get("quarantine") or []])
@@ -100,6 +101,19 @@ def _model(model: Mapping[str, Any]) -> str:
         text += f"  {bytes_text(model['resident_bytes'])}"
     text += f"  pid {model['pid']}" if model["pid"] is not None else ""
     return text if model["preference"] == "none" else f"{text}  preference {model['preference']}"
+
+
+def _ladder(document: Mapping[str, Any], unknown: Mapping[str, str]) -> list[str]:
+    """The largest tier that may be used, and why not the next one; [] without a ladder."""
+    tiers, largest = document.get("tiers") or [], document.get("largest_allowed")
+    if not tiers:
+        return []
+    place = next((place for place, tier in enumerate(tiers) if tier["name"] == largest), None)
+    if place is None:
+        return [unknown.get("largest_allowed", "none may be used now")]
+    text = f"up to {largest} ({tiers[place]['model']})"
+    above = tiers[place + 1 : place + 2]
+    return [text + "".join(f", not {tier['name']}: {tier['reason']}" for tier in above)]
 
 
 def blob_text(digest: str | None) -> str:

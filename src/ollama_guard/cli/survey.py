@@ -100,7 +100,9 @@ def _models(url: str, seen: Snapshot, unknown: dict[str, str]) -> tuple[Installe
     if not ollama.catalogue_complete:
         unknown["models"] = f"Ollama told of {len(catalogue)} models and not of all"
     return tuple(
-        Installed(entry.names, entry.size_bytes, entry.kv_bytes_per_token, entry.training_context)
+        Installed(
+            entry.names, entry.size_bytes, entry.kv_bytes_per_token, entry.training_context, entry.embeds
+        )
         for entry in catalogue
         if entry.size_bytes is not None
     )

@@ -67,13 +67,16 @@ class Board(Protocol):
 
 
 class Models(Protocol):
-    """Who knows what is installed, what would fit now, and what a playbook would do."""
+    """Who knows what is installed, what would fit now, which tiers may be used, what a playbook would do."""
 
     def document(self, deadline_seconds: float) -> dict[str, Any] | None:
         """Wait for it; None when the sentinel did not tell within the deadline."""
 
     def playbooks(self, deadline_seconds: float) -> dict[str, Any] | None:
         """The same of every playbook."""
+
+    def tiers(self, deadline_seconds: float) -> dict[str, Any] | None:
+        """The same of the ladder."""
 
 
 class Asker(Protocol):
@@ -91,12 +94,12 @@ class _BadRequest(ValueError):
 
 
 def status_app(board: Board, models: Models) -> Application:
-    """``GET /status``, ``/health``, ``/models`` and ``/playbooks``."""
+    """``GET /status``, ``/health``, ``/models``, ``/tiers`` and ``/playbooks``."""
 
     def app(environ: Environ, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        if path not in ("/status", "/health", "/models", "/playbooks"):
-            known = "/status, /health, /models and /playbooks"
+        if path not in ("/status", "/health", "/models", "/tiers", "/playbooks"):
+            known = "/status, /health, /models, /tiers and /playbooks"
             return _respond(start, 404, {"error": f"unknown path; there are {known}"})
         if environ.get("REQUEST_METHOD") != "GET":
             return _respond(start, 405, {"error": "only GET"}, allow="GET")
@@ -111,6 +114,8 @@ def status_app(board: Board, models: Models) -> Application:
             case "/health":
                 health = _health(document, board.age_seconds())
                 return _respond(start, 200 if health["healthy"] else 503, health)
+            case "/tiers":
+                return _listing(start, models.tiers(SCENE_SECONDS))
             case "/playbooks":
                 return _listing(start, models.playbooks(SCENE_SECONDS))
             case _:

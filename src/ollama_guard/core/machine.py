@@ -25,12 +25,13 @@ _CONTAINER = re.compile(r"(?:(?:docker|libpod|crio|cri-containerd|nerdctl)-)?([0
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """One installed model; ``kv_bytes_per_token`` as `core.model.CatalogueEntry`."""
+    """One installed model; ``kv_bytes_per_token`` and ``embeds`` as `core.model.CatalogueEntry`."""
 
     names: tuple[str, ...]
     size_bytes: int
     kv_bytes_per_token: int | None = None
     training_context: int | None = None
+    embeds: bool = False
 
     @property
     def name(self) -> str:

@@ -100,6 +100,11 @@ def is_cloud(text: str) -> bool:
     return text.lower().endswith((":cloud", "-cloud"))
 
 
+def is_local(text: str) -> bool:
+    """Whether it names a model that can run here."""
+    return parse(text) is not None and not is_cloud(text)
+
+
 def is_misread(text: str) -> bool:
     """Whether some of Ollama's calls take the name's end for a place where it runs, and others don't.
 

@@ -9,8 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from ollama_guard.core.advice import Advice
 from ollama_guard.core.machine import Machine
 from ollama_guard.core.model import Level
+from ollama_guard.core.naming import is_local
 from ollama_guard.core.policy import MIB, Authority, Policy, Thresholds
 from ollama_guard.core.sizing import Fits, Tier
+from ollama_guard.core.tiers import EXAMPLE
 from ollama_guard.core.units import bytes_text
 
 _WIDTH = 108
@@ -39,6 +41,7 @@ def proposed_toml(
         _thresholds(machine, policy, advice, tables),
         _cap(policy, advice, tables),
         *([_models(policy, advice)] if advice.tiers else []),
+        *([ladder] if (ladder := _ladder(policy, advice)) else []),
         *(
             [*_comment("From the file that was here before."), f"[{name}]", *lines]
             for name, lines in tables.items()
@@ -138,6 +141,38 @@ def _smallest(policy: Policy, tiers: Sequence[Tier]) -> Tier | None:
     if len(tiers) < 2 or policy.models or tiers[0].fits is not Fits.TOGETHER:
         return None
     return tiers[0]
+
+
+def _ladder(policy: Policy, advice: Advice) -> list[str]:
+    """A ladder of the models that can answer and fit, behind marks; nothing where its owner wrote one."""
+    able = [
+        tier
+        for tier in advice.tiers
+        if tier.fits is not Fits.NEVER and not tier.model.embeds and is_local(tier.model.name)
+    ]
+    if policy.tiers or len(able) < 2:
+        return []
+    lines = _comment(
+        "Without the # a ladder of them, for programs that take the largest that may be used now"
+        " (`ollama-guard tiers`). What each is good for is only an example: it is yours to say."
+    )
+    for example, tier in zip(EXAMPLE, _spread(able, len(EXAMPLE)), strict=False):
+        lines += [
+            "#[[tiers]]",
+            f"#name = {json.dumps(example.name)}",
+            f"#model = {json.dumps(tier.model.name, ensure_ascii=False)}",
+            f"#for = {json.dumps(example.purpose)}",
+            f'#disk = "{max(1, round(tier.model.size_bytes / MIB))}MiB"',
+            f'#memory = "{max(1, round(tier.needs_bytes / MIB))}MiB"',
+        ]
+    return lines
+
+
+def _spread(tiers: Sequence[Tier], most: int) -> list[Tier]:
+    """So many of them at most, the smallest and the largest among them."""
+    if len(tiers) <= most:
+        return list(tiers)
+    return [tiers[round(place * (len(tiers) - 1) / (most - 1))] for place in range(most)]
 
 
 def _comment(text: str) -> list[str]:

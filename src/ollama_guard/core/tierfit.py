@@ -41,7 +41,7 @@ def judged(scene: Scene) -> list[Verdict]:
     verdicts = []
     for place, (tier, entry) in enumerate(zip(tiers, found, strict=True)):
         if entry is None:
-            verdicts.append(_absent(scene, tier))
+            verdicts.append(_absent(scene, tier, away))
             continue
         above = frozenset(other.blob for other in found[place + 1 :] if other is not None)
         verdicts.append(_judged(scene, tier, entry, away, above - {entry.blob}))
@@ -68,11 +68,12 @@ def entry_of(scene: Scene, tier: Tier) -> CatalogueEntry | None:
     return next((e for e in entries if wanted in {spelled(name) for name in e.names}), None)
 
 
-def _absent(scene: Scene, tier: Tier) -> Verdict:
+def _absent(scene: Scene, tier: Tier, away: Verdict | None) -> Verdict:
     if spelled(tier.model) in scene.hidden_names:
         return Verdict(tier, serves=False, reason=f"{tier.model} is hidden from clients (quarantine)")
     if not scene.snapshot.catalogue:
-        return Verdict(tier, serves=None, reason="Ollama has told of no installed model yet")
+        told = Verdict(tier, serves=None, reason="Ollama has told of no installed model yet")
+        return told if away is None else replace(told, serves=away.serves, reason=away.reason)
     return Verdict(tier, serves=False, reason=f"{tier.model} is not installed")
 
 
@@ -86,7 +87,8 @@ def _away(scene: Scene) -> Verdict | None:
     if state.symptoms.frozen:
         return Verdict(tier, serves=False, reason=f"Ollama is frozen: {state.symptoms.frozen}")
     if answered is None:
-        return Verdict(tier, serves=None, reason="Ollama has not answered yet")
+        error = f" ({scene.snapshot.api.error})" if scene.snapshot.api.error else ""
+        return Verdict(tier, serves=None, reason=f"Ollama has not answered yet{error}")
     silent = scene.now - heard_at(state, answered)
     if silent > scene.policy.ollama.unresponsive_after_seconds:
         return Verdict(tier, serves=False, reason=f"Ollama has not answered for {seconds_text(silent)}")

@@ -7,7 +7,7 @@ from typing import Any
 from ollama_guard.core import allowed, fit, sane, tierfit
 from ollama_guard.core.events import Event, Priority
 from ollama_guard.core.model import CatalogueEntry, Snapshot
-from ollama_guard.core.policy import Policy
+from ollama_guard.core.policy import Policy, spelled
 from ollama_guard.core.runners import census
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import State
@@ -82,7 +82,7 @@ def _detailed(scene: Scene, tier: Tier, row: dict[str, Any]) -> dict[str, Any]:
     return {
         **row,
         "for": tier.purpose,
-        "installed": _is_installed(scene, entry),
+        "installed": _is_installed(scene, tier, entry),
         "blob": entry.blob if entry is not None else None,
         "size_bytes": sane.count(entry.size_bytes) if entry is not None else tier.disk_bytes,
         "footprint_bytes": told.needs_bytes if told is not None else tier.memory_bytes,
@@ -96,9 +96,11 @@ def _detailed(scene: Scene, tier: Tier, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_installed(scene: Scene, entry: CatalogueEntry | None) -> bool | None:
-    """None while Ollama has not told."""
-    return entry is not None if scene.snapshot.catalogue else None
+def _is_installed(scene: Scene, tier: Tier, entry: CatalogueEntry | None) -> bool | None:
+    """A hidden model is; None while Ollama has not told."""
+    if entry is not None or spelled(tier.model) in scene.hidden_names:
+        return True
+    return False if scene.snapshot.catalogue else None
 
 
 def changed(before: State, after: State) -> list[Event]:

@@ -208,4 +208,10 @@ def telling(status: Mapping[str, Any]) -> object:
         if isinstance(model, dict)
     ]
     alive = ollama.get("alive") if isinstance(ollama, dict) else None
-    return [status.get(key) for key in _TELLING], shown, alive
+    tiers = status.get("tiers")
+    rungs = [
+        (tier.get("name"), tier.get("allowed"))
+        for tier in (tiers if isinstance(tiers, list) else [])
+        if isinstance(tier, dict)
+    ]
+    return [status.get(key) for key in _TELLING], shown, alive, rungs

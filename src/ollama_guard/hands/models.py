@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ollama_guard.core import installed, plan
+from ollama_guard.core import installed, plan, tierstatus
 from ollama_guard.core.footprint import Ledger
 from ollama_guard.core.model import CatalogueEntry, Snapshot
 from ollama_guard.core.policy import Policy
@@ -54,6 +54,10 @@ class Models:
     def playbooks(self, deadline_seconds: float) -> dict[str, Any] | None:
         """Every playbook as `core.plan` tells it; None as above."""
         return self._told(deadline_seconds, plan.view)
+
+    def tiers(self, deadline_seconds: float) -> dict[str, Any] | None:
+        """The ladder as `core.tierstatus` tells it; None as above."""
+        return self._told(deadline_seconds, tierstatus.view)
 
     def _told(
         self, deadline_seconds: float, view: Callable[[Policy, State, Snapshot], dict[str, Any]]

@@ -61,7 +61,8 @@ class Reporting:
         state = self._outfit.mind.state
         conditions = tuple(held.condition for held in state.conditions)
         acts = (tuple(action.id for action in state.in_flight), state.finished[-1:])
-        return state.level, conditions, state.durable, state.servers, acts
+        ladder = tuple((tier.name, tier.allowed) for tier in state.tiers)
+        return state.level, conditions, state.durable, state.servers, acts, ladder
 
     def show_scene(self, scene_id: int) -> None:
         """What the last tick saw and knew, for hands to answer from: what would fit costs a tick nothing."""

@@ -129,3 +129,42 @@ def test_of_several_servers_each_one_is_offered_to_be_the_only_one() -> None:
 
 def test_a_machine_without_ollama_and_without_models_gets_a_file_too() -> None:
     assert compile_text(proposed(Machine(GIB)), "x") == Policy()
+
+
+LADDER = """\
+[[tiers]]
+name = "light"
+model = "small:1b"
+memory = "200MB"
+[[tiers]]
+name = "heavy"
+model = "large:7b"
+for = "what matters"
+"""
+SHELF = tuple(Installed((f"m{n}:1b",), n * 500 * MIB, 1024, 131072) for n in range(1, 8))
+
+
+def test_a_ladder_of_the_models_that_can_answer_and_fit_is_offered() -> None:
+    """Small to large, the smallest and the largest that fit among them; none that only embeds."""
+    embedder = Installed(("embed:1b",), 100 * MIB, embeds=True)
+    machine = replace(BOX, models=(embedder, *SHELF, MODELS[2]))
+    text = proposed(machine)
+    assert compile_text(text, "proposed").tiers == ()
+    tiers = compile_text(taken(text), "taken").tiers
+    assert [tier.name for tier in tiers] == ["light", "default", "reasoning", "fallback"]
+    assert [tier.model for tier in tiers] == ["m1:1b", "m3:1b", "m5:1b", "m7:1b"]
+    assert tiers[0].disk_bytes == 500 * MIB
+    assert all(
+        tier.memory_bytes and tier.disk_bytes and tier.memory_bytes > tier.disk_bytes for tier in tiers
+    )
+
+
+def test_of_one_model_no_ladder_is_made() -> None:
+    assert "[[tiers]]" not in proposed(replace(BOX, models=SHELF[:1]))
+    assert "[[tiers]]" in proposed(replace(BOX, models=SHELF[:2]))
+
+
+def test_the_owners_ladder_is_kept_whole_and_none_is_offered_beside_it() -> None:
+    text = proposed(replace(BOX, models=SHELF), LADDER)
+    assert compile_text(text, "proposed").tiers == compile_text(LADDER, "owners").tiers
+    assert "#[[tiers]]" not in text

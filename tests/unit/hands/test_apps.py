@@ -43,6 +43,8 @@ class Shelf:
         assert deadline_seconds > 0
         return self.models
 
+    tiers = document
+
 
 class Sentinel:
     """Answers every wish alike, and remembers them."""
@@ -109,10 +111,11 @@ def test_health_tells_the_guard_from_ollama() -> None:
     assert body["guard"] == {"healthy": False, "why": "Blind: no meminfo"}
 
 
-def test_models_are_told_as_they_come_and_a_silent_sentinel_is_503() -> None:
-    told = {"models": [{"name": "a:latest"}]}
-    assert call(status_app(HungUp({}), Shelf(told)), "GET", "/models")[:2] == (200, told)
-    code, body, _ = call(status_app(HungUp({}), Shelf()), "GET", "/models")
+@pytest.mark.parametrize("path", ["/models", "/tiers"])
+def test_models_and_tiers_are_told_as_they_come_and_a_silent_sentinel_is_503(path: str) -> None:
+    told = {path[1:]: [{"name": "a:latest"}]}
+    assert call(status_app(HungUp({}), Shelf(told)), "GET", path)[:2] == (200, told)
+    code, body, _ = call(status_app(HungUp({}), Shelf()), "GET", path)
     assert (code, "did not answer within" in body["error"]) == (503, True)
 
 
