@@ -158,7 +158,7 @@ def _with_the_smallest(verdicts: Sequence[Verdict], held: Sequence[TierState]) -
     able = [
         (verdict.later, place)
         for place, (verdict, tier) in enumerate(zip(verdicts, held, strict=True))
-        if verdict.serves and tier.unfit_at is None
+        if verdict.serves and (tier.unfit_at is None or verdict.loaded)
     ]
     if not able:
         return tuple(held)

@@ -21,7 +21,7 @@ class Verdict:
     ``serves`` is whether its load would go through (None: it can't be told), ``strains`` why memory would be
     below soft with it ("" = it would not). ``lasting``: a refusal is memory's, so that quiet has to follow.
     ``later``: its load would go through as soon as others have made room; ``crowded`` is the domain where
-    that takes models that are at work, ``crowd`` says so.
+    that takes models that are at work, ``crowd`` says so. ``loaded``: it needs no load.
     """
 
     tier: Tier
@@ -32,6 +32,7 @@ class Verdict:
     later: bool = False
     crowded: str = ""
     crowd: str = ""
+    loaded: bool = False
 
 
 def judged(scene: Scene) -> list[Verdict]:
@@ -120,7 +121,9 @@ def _weighed(
     """By what `fit` says of it, and by who else would have to go."""
     mode = mode_of(scene.policy, scene.state.durable, scene.now)
     if told.fits or (told.makes_room and mode is Mode.ENFORCE):
-        return replace(verdict, serves=True, strains=_strain(scene, entry, told, above))
+        own = _own(scene, entry)
+        loaded = own is not None and own.activity is not Activity.LOADING
+        return replace(verdict, serves=True, strains=_strain(scene, entry, told, above), loaded=loaded)
     if mode is not Mode.ENFORCE:
         looks_on = f", and the guard only looks on (mode {mode})" if told.makes_room else ""
         return replace(verdict, serves=False, reason=f"{told.reason}{looks_on}", lasting=True)
