@@ -19,7 +19,7 @@ from ollama_guard.core.model import Level, Mode
 from ollama_guard.core.runners import IDLE_WINDOW_SECONDS
 from ollama_guard.core.scene import Scene, mode_of
 from ollama_guard.core.state import State
-from ollama_guard.core.tierfit import Verdict, judged
+from ollama_guard.core.tierfit import Verdict, judged, twins
 from ollama_guard.core.tiers import TierState
 from ollama_guard.core.units import seconds_text
 
@@ -48,6 +48,9 @@ def review(scene: Scene, before: State, *, stalled: bool) -> State:
     held = _with_the_smallest(
         verdicts, [_settled(scene, verdict, known.get(verdict.tier.name)) for verdict in verdicts]
     )
+    for name, twin in twins(scene).items():
+        same = f"; its model is that of tier {twin.name} ({twin.model}) too"
+        held = tuple(replace(t, reason=t.reason + same) if t.name == name else t for t in held)
     refused = tuple(tier.name for tier in held if tier.waits)
     durable = state.durable if refused == state.durable.refused else replace(state.durable, refused=refused)
     return replace(state, tiers=held, tiers_judged_at=scene.now, durable=durable)
@@ -67,7 +70,7 @@ def _is_due(scene: Scene, before: State) -> bool:
         scene.now - at >= JUDGE_SECONDS
         or state.level is not before.level
         or {(r.pid, r.start_ticks) for r in state.runners} != {(r.pid, r.start_ticks) for r in before.runners}
-        or [held.name for held in state.tiers] != [tier.name for tier in scene.policy.tiers]
+        or [(t.name, t.model) for t in state.tiers] != [(t.name, t.model) for t in scene.policy.tiers]
     )
 
 

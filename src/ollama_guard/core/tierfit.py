@@ -37,36 +37,40 @@ class Verdict:
 
 def judged(scene: Scene) -> list[Verdict]:
     """Every tier as this moment alone judges it, small to large."""
-    tiers, found = scene.policy.tiers, [entry_of(scene, tier) for tier in scene.policy.tiers]
-    away = _away(scene)
-    verdicts = []
-    for place, (tier, entry) in enumerate(zip(tiers, found, strict=True)):
+    tiers, found = scene.policy.tiers, entries(scene)
+    away, verdicts = _away(scene), []
+    for place, tier in enumerate(tiers):
+        entry = found.get(tier.name)
         if entry is None:
             verdicts.append(_absent(scene, tier, away))
             continue
-        above = frozenset(other.blob for other in found[place + 1 :] if other is not None)
+        above = frozenset(found[larger.name].blob for larger in tiers[place + 1 :] if larger.name in found)
         verdicts.append(_judged(scene, tier, entry, away, above - {entry.blob}))
     return verdicts
+
+
+def entries(scene: Scene) -> dict[str, CatalogueEntry]:
+    """The installed model of each tier, by the tier's name; without those that are hidden from clients."""
+    hidden, models = scene.hidden_names, {spelled(tier.model) for tier in scene.policy.tiers}
+    there = {
+        word: entry
+        for entry in reversed(scene.snapshot.catalogue)
+        for name in entry.names
+        if (word := spelled(name)) in models and word not in hidden
+    }
+    found = {tier.name: there.get(spelled(tier.model)) for tier in scene.policy.tiers}
+    return {name: entry for name, entry in found.items() if entry is not None}
 
 
 def twins(scene: Scene) -> dict[str, Tier]:
     """By its name, each tier whose model a smaller tier has as well under another name, and that one."""
     first: dict[str, Tier] = {}
-    found = [(tier, entry) for tier in scene.policy.tiers if (entry := entry_of(scene, tier)) is not None]
+    found = entries(scene)
     return {
-        tier.name: first[entry.blob]
-        for tier, entry in found
-        if first.setdefault(entry.blob, tier) is not tier
+        tier.name: first[found[tier.name].blob]
+        for tier in scene.policy.tiers
+        if tier.name in found and first.setdefault(found[tier.name].blob, tier) is not tier
     }
-
-
-def entry_of(scene: Scene, tier: Tier) -> CatalogueEntry | None:
-    """The installed model of a tier, None where it is not installed or hidden from clients."""
-    wanted = spelled(tier.model)
-    if wanted in scene.hidden_names:
-        return None
-    entries = scene.snapshot.catalogue
-    return next((e for e in entries if wanted in {spelled(name) for name in e.names}), None)
 
 
 def _absent(scene: Scene, tier: Tier, away: Verdict | None) -> Verdict:

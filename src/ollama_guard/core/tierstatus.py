@@ -20,23 +20,14 @@ NOT_JUDGED = "not judged yet"
 def rows(scene: Scene, unknown: dict[str, str]) -> list[dict[str, Any]]:
     """``tiers`` of the status: each tier, small to large; ``allowed`` is null while it can't be told."""
     held = {tier.name: tier for tier in scene.state.tiers}
-    twins = tierfit.twins(scene)
-    return [
-        _row(
-            held.get(tier.name) or TierState(tier.name, tier.model, None, NOT_JUDGED),
-            twins.get(tier.name),
-            unknown,
-        )
-        for tier in scene.policy.tiers
-    ]
+    unjudged = (TierState(tier.name, tier.model, None, NOT_JUDGED) for tier in scene.policy.tiers)
+    return [_row(held.get(tier.name, tier), unknown) for tier in unjudged]
 
 
-def _row(held: TierState, twin: Tier | None, unknown: dict[str, str]) -> dict[str, Any]:
-    same = f"; its model is that of tier {twin.name} ({twin.model}) too" if twin is not None else ""
-    reason = f"{held.reason}{same}"
+def _row(held: TierState, unknown: dict[str, str]) -> dict[str, Any]:
     if held.allowed is None:
-        unknown[f"tiers.{held.name}.allowed"] = reason
-    return {"name": held.name, "model": held.model, "allowed": held.allowed, "reason": reason}
+        unknown[f"tiers.{held.name}.allowed"] = held.reason
+    return {"name": held.name, "model": held.model, "allowed": held.allowed, "reason": held.reason}
 
 
 def largest_allowed(scene: Scene, unknown: dict[str, str]) -> str | None:
@@ -75,7 +66,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _detailed(scene: Scene, tier: Tier, row: dict[str, Any]) -> dict[str, Any]:
-    entry = tierfit.entry_of(scene, tier)
+    entry = tierfit.entries(scene).get(tier.name)
     told = fit.judge(scene, entry, tier.memory_bytes) if entry is not None else None
     twin = tierfit.twins(scene).get(tier.name)
     runner = next((r for r in scene.runners if entry is not None and r.reading.blob == entry.blob), None)
