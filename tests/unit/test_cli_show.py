@@ -39,7 +39,7 @@ DOCUMENT: dict[str, Any] = {
                     "reason": "it is short"}],
     "last_decision": {"at": time.time(), "action": "unload_idle", "reason": "because", "outcome": "done",
                       "freed_bytes": GIB},
-    "playbook": None, "consumers": None,
+    "playbook": None, "tiers": [], "largest_allowed": None, "consumers": None,
     "guard": {"pid": 12, "pss_bytes": 20 * 1024**2, "cpu_seconds": 1.0, "tick_seconds": 0.1, "dropped": 0},
     "unknown": {"domains.container.available_bytes": "no permission"},
 }  # fmt: skip

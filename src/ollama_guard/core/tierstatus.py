@@ -110,7 +110,7 @@ def changed(before: State, after: State) -> list[Event]:
     elif fell:
         text = f"the largest tier that may be used is {new.name} ({new.model}) now{before_text}{why}"
     else:
-        again = "again " if was is not None else ""
-        text = f"tiers up to {new.name} ({new.model}) may be used {again}{before_text}".rstrip()
+        again = " again" if was is not None else ""
+        text = f"tiers up to {new.name} ({new.model}) may be used{again}{before_text}"
     fields = {"largest": now, "from": was, "model": new.model if new is not None else None}
     return [Event("tier.changed", text, Priority.WARNING if new is None else Priority.NOTICE, fields)]
