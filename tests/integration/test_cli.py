@@ -498,6 +498,29 @@ def test_status_without_a_daemon_says_so_and_looks_once(guard: Guard, dead_ollam
     assert result.stdout.startswith("level      ")
 
 
+def test_the_ladder_is_told_without_a_daemon_and_without_ollama(guard: Guard, dead_ollama: str) -> None:
+    """What can't be told is null with its reason, in every face alike."""
+    with Path(dead_ollama).open("a") as file:
+        file.write('[[tiers]]\nname = "light"\nmodel = "smollm:135m"\nmemory = "200MB"\n')
+    told = guard("tiers", "--json", "--config", dead_ollama)
+    document = json.loads(told.stdout)
+    (row,) = document["tiers"]
+    assert (told.returncode, row["allowed"], row["installed"]) == (0, None, None)
+    assert row["footprint_bytes"] == 200 * 1000**2
+    assert document["largest_allowed"] is None
+    assert "Ollama has not answered yet" in document["unknown"]["largest_allowed"]
+    status = json.loads(guard("status", "--json", "--config", dead_ollama).stdout)
+    assert status["tiers"] == [{key: row[key] for key in ("name", "model", "allowed", "reason")}]
+    shown = guard("tiers", "--config", dead_ollama)
+    assert "no guard is running" in shown.stderr
+    assert shown.stdout.startswith("TIER ")
+
+
+def test_without_a_ladder_the_command_says_how_to_come_to_one(guard: Guard, dead_ollama: str) -> None:
+    shown = guard("tiers", "--config", dead_ollama)
+    assert (shown.returncode, shown.stdout.partition(":")[0]) == (0, "there is no ladder")
+
+
 def test_once_with_a_bad_file_is_exit_code_78(guard: Guard, tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text("x = 1")

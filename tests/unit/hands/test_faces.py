@@ -71,6 +71,19 @@ def test_a_change_is_written_at_most_once_a_second_and_the_rest_every_seven(
     assert story.content()["domains"] == [3]
 
 
+def test_a_step_on_the_ladder_is_written_at_once_and_a_number_in_its_reason_is_not(
+    loop: Any, tmp_path: Path
+) -> None:
+    story = Story(loop, tmp_path)
+    story.post(tiers=[{"name": "light", "allowed": True, "reason": "1 GiB"}])
+    assert story.step_at(1000.0)
+    story.post(tiers=[{"name": "light", "allowed": True, "reason": "2 GiB"}])
+    assert not story.step_at(1001.5)
+    story.post(tiers=[{"name": "light", "allowed": False, "reason": "2 GiB"}])
+    assert story.step_at(1002.0)
+    assert story.content()["tiers"][0]["allowed"] is False
+
+
 def test_old_news_is_not_written_again_so_that_the_file_grows_old_with_a_silent_sentinel(
     loop: Any, tmp_path: Path
 ) -> None:
