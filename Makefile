@@ -139,6 +139,7 @@ lock: $(UV) ## make the locked requirements anew; UPGRADE=--upgrade takes the ne
 	$(COMPILE) --group build -c requirements/dev.lock -o requirements/build.lock
 	$(COMPILE) pyproject.toml -c requirements/dev.lock -o requirements/runtime.lock
 	$(COMPILE) pyproject.toml --extra plot -c requirements/dev.lock -o requirements/plot.lock
+	$(COMPILE) --group litellm -o requirements/litellm.lock
 	@! grep -n -e '://' -e find-links -e index-url requirements/*.lock
 
 $(UV):

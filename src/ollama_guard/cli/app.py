@@ -17,6 +17,7 @@ from ollama_guard.cli import (
     doctor,
     healthcheck,
     init,
+    litellm,
     look,
     models,
     notify,
@@ -54,6 +55,7 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard quarantine list      which models are hidden from clients, and why?
   ollama-guard init                 what suits this machine, and what would prevent most freezes?
   ollama-guard doctor               what is set up wrong here, and how is it mended?
+  ollama-guard litellm render       a LiteLLM proxy's configuration from the tiers
   ollama-guard release              undo everything that the guard ever set
 
 Shell completion, of model names too: ollama-guard --install-completion
@@ -72,7 +74,7 @@ app = typer.Typer(
 )
 for group in (
     run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine, notify, init, doctor,
-    release, tiers,
+    release, tiers, litellm,
 ):  # fmt: skip
     group.register(app)
 
