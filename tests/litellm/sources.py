@@ -8,6 +8,7 @@ import io
 import json
 import re
 import types
+from importlib.metadata import version
 from pathlib import Path
 
 with contextlib.redirect_stdout(io.StringIO()):
@@ -53,6 +54,7 @@ handled = set(re.findall(r"""key == ["'](\w+)["']""", loop))
 print(
     json.dumps(
         {
+            "version": version("litellm"),
             "top": sorted(top_level),
             "router_settings": sorted(
                 set(litellm.Router.get_valid_args()) - ROUTER_SETTINGS_MANAGED_OUTSIDE_CONFIG

@@ -65,7 +65,7 @@ class GuardView:
             ladder = ladder_of(await self._document())
         except TimeoutError:
             return  # slow is not away: the last answer holds for a moment
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             ladder = ()
         self._ladder, self._heard_at, self._slow = ladder, self._clock(), False
 
