@@ -19,9 +19,10 @@ def test_that_needs_a_bed(give_up):
 
 @pytest.fixture
 def tests(tmp_path: Path) -> Path:
-    """A folder of tests under our conftest: one that can't run, and one of the emulated machine."""
+    """A folder of tests under our conftest: one that can't run, and two of heavy tiers."""
     folder = tmp_path / "tests"
-    for tier, text in {"real": UNABLE, "litellm": "def test_of_it(): pass", "vm": "def test_of_it(): pass"}.items():
+    able = "def test_of_it(): pass"
+    for tier, text in {"real": UNABLE, "litellm": able, "vm": able}.items():
         (folder / tier).mkdir(parents=True)
         (folder / tier / f"test_in_{tier}.py").write_text(text)
     shutil.copy(ROOT / "tests" / "conftest.py", folder)
@@ -45,7 +46,8 @@ def test_each_tier_that_is_left_out_has_its_line_in_the_summary(tests: Path, job
     said = found.stdout.partition("short test summary")[0].splitlines()
     assert "tier real: some or all tests were left out here, since this machine has no such thing" in said
     for heavy in ("litellm", "vm"):
-        assert [line for line in said if line.startswith(f"tier {heavy}: ") and f"`make test-{heavy}`" in line]
+        (line,) = [line for line in said if line.startswith(f"tier {heavy}: ")]
+        assert f"`make test-{heavy}`" in line
     assert "1 skipped in" in found.stdout
 
 
