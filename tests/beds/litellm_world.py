@@ -175,9 +175,6 @@ def said_by(model: str) -> dict[str, Any]:
 
 def _guards_handler_of(guard: FakeGuard) -> type[_Quiet]:
     class Handler(_Quiet):
-        def address_string(self) -> str:
-            return "a unix socket"
-
         def do_GET(self) -> None:
             guard.asked += 1
             while guard.hanging.is_set():

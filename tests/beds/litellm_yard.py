@@ -5,14 +5,9 @@ from pathlib import Path
 
 from beds.litellm_proxy import LitellmProxy
 from beds.litellm_world import FakeGuard, StubOllama
-from ollama_guard.core.tiers import Tier
+from ollama_guard.core.tiers import EXAMPLE
 
-TIERS = (
-    Tier("light", "smollm:135m"),
-    Tier("default", "smollm:360m"),
-    Tier("reasoning", "tinyllama:1.1b"),
-    Tier("fallback", "qwen2.5:3b"),
-)
+TIERS = EXAMPLE
 LADDER = [(tier.name, tier.model) for tier in TIERS]
 
 

@@ -86,6 +86,8 @@ def rendered(
 
     where = places(context, config, runtime_dir, state_dir)
     wanted = dict(_named(each) for each in names or [])
+    if ollama_url and not ollama_url.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"{ollama_url!r} does not begin with http://", param_hint="--ollama-url")
     policy = compile_file(where.config)
     text = render(policy.tiers, ollama_url or policy.ollama.url, wanted, callback=callback)
     if output is None:

@@ -76,7 +76,10 @@ def render(
         GuardError: as `model_names`; or there is no tier.
     """
     if not tiers:
-        raise GuardError("there are no tiers to make a configuration from: add [[tiers]] to the guard's file")
+        raise GuardError(
+            "there are no tiers to make a configuration from: add [[tiers]] to the guard's file "
+            "(`ollama-guard init` proposes some)"
+        )
     names = model_names(tiers, wanted or {})
     lines = [_HEAD, "model_list:"]
     for tier in tiers:
