@@ -130,8 +130,7 @@ def _models(rows: yaml.Node) -> Iterator[tuple[Remark | None, str]]:
         model_name = _scalar(by_name.get("model_name"))
         parameters = by_name.get("litellm_params")
         yield None, model_name
-        merged = isinstance(row, yaml.MappingNode) and len(row.value) != len(entries)
-        if merged:  # parts of it stand elsewhere (`<<`), so what is missing here may be there
+        if _is_merged(row):
             continue
         if not model_name or not isinstance(parameters, yaml.MappingNode):
             sentence = "a row of model_list needs model_name, and litellm_params with a model"
@@ -154,6 +153,8 @@ def _parameters(parameters: yaml.MappingNode) -> Iterator[Remark]:
     for name, key, _ in entries:
         if name in _NOT_FOR_A_MODEL:
             yield _ignored(_line(key), name, "litellm_params", _where_else(name, frozenset()))
+    if _is_merged(parameters):
+        return
     values = {name: _scalar(value) for name, _, value in entries}
     if not values.get("model"):
         yield Remark(_line(parameters), "model", ignored=False, sentence="litellm_params has no model")
@@ -195,11 +196,11 @@ def _where_else(name: str, here: frozenset[str]) -> str:
     """Where a key would be read, or which key was meant."""
     if name in keys.MISTAKEN:
         return keys.MISTAKEN[name]
+    if name in keys.SECTIONS:
+        return "it is a section of its own, at the left edge"
     others = [section for section, known in _SECTIONS.items() if name in known]
     if others:
         return f"it is read under {' and '.join(others)}"
-    if name in keys.SECTIONS:
-        return "it is a section of its own, at the left edge"
     alike = difflib.get_close_matches(name, here, 1)
     return f"did you mean {alike[0]}?" if alike else ""
 
@@ -217,6 +218,11 @@ def _twice(entries: Entries, section: str = "") -> Iterator[Remark]:
 def _entries(node: yaml.Node) -> Entries:
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     return [(_scalar(key), key, value) for key, value in pairs if _scalar(key) != "<<"]
+
+
+def _is_merged(node: yaml.Node) -> bool:
+    """Whether parts of it stand elsewhere, so that what is missing here may be there."""
+    return isinstance(node, yaml.MappingNode) and any(_scalar(key) == "<<" for key, _ in node.value)
 
 
 def _scalar(node: yaml.Node | None) -> str:
