@@ -153,8 +153,8 @@ def play(ollama: Installation, litellm: LitellmInstallation, *, guarded: bool) -
 
 
 HEADINGS = (
-    "", "answered", "failed", "of them 503", "hanging", "by light · default · reasoning", "p95 s", "longest
-    s", "the job", "OOM kills", "lowest",
+    "", "answered", "failed", "of them 503", "hanging", "by light · default · reasoning", "p95 s", "longest",
+    "the job", "OOM kills", "lowest",
 )  # fmt: skip
 
 

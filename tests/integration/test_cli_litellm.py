@@ -24,9 +24,7 @@ model = "tinyllama:1.1b"
 
 
 def ran(*argv: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, *map(str, argv)], capture_output=True, text=True, check=False, timeout=60
-    )
+    return subprocess.run([PROGRAM, *map(str, argv)], capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.fixture
@@ -65,7 +63,9 @@ def test_what_is_rendered_is_good_and_is_written_where_nothing_was(config: Path,
         (("-o", "/nowhere/litellm.yaml"), 1, "can't be written: No such file or directory"),
     ],
 )
-def test_a_wrong_option_is_a_sentence(config: Path, options: tuple[str, ...], code: int, sentence: str) -> None:
+def test_a_wrong_option_is_a_sentence(
+    config: Path, options: tuple[str, ...], code: int, sentence: str
+) -> None:
     done = ran("litellm", "render", "--config", config, *options)
     assert (done.returncode, done.stdout) == (code, "")
     assert sentence in done.stderr
