@@ -19,7 +19,7 @@ MODEL_NAMES = {
 
 # What issue and users agreed on for a small machine; seconds where it is a time. Two retries and a smaller
 # model behind them; a model that can't be had is left alone for 2 s, not for LiteLLM's 5, since here it comes
-# back when memory does; beyond 5 requests for one model the next gets a smaller one instead of waiting.
+# back when memory does; beyond 5 requests for one model the next gets a smaller one, after its retries.
 ROUTING: Mapping[str, str | int] = {
     "routing_strategy": "least-busy",
     "num_retries": 2,
