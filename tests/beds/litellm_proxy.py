@@ -65,7 +65,7 @@ class LitellmProxy:
         env = {
             "PATH": os.environ["PATH"], "HOME": str(self._config.parent), "PYTHONPATH": str(SOURCES),
             "LITELLM_MASTER_KEY": MASTER_KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "OLLAMA_GUARD_STATUS": str(self._status), "NO_PROXY": "*", "PYTHONDONTWRITEBYTECODE": "1",
+            "OLLAMA_GUARD_STATUS": str(self._status), "NO_PROXY": "*",
         }  # fmt: skip
         argv = [str(self._program), f"--config={self._config}", "--host=127.0.0.1", f"--port={self.port}"]
         with self._log.open("wb") as log:
