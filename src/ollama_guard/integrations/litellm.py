@@ -97,9 +97,14 @@ class OllamaGuard(CustomLogger):  # type: ignore[misc]  # LiteLLM is not install
         """Which model has served it, which tier that is, and what was asked for."""
         del user_api_key_dict, request_headers
         mark = _mark(data)
-        served = (litellm_call_info or {}).get("model_id") if response is not None else None
+        if mark is None or response is None:
+            return {}
+        # The proxy writes down the deployment before it asks for headers; of an answer that is a dict
+        # (/v1/messages) the call's information has nothing any more.
+        deployment = getattr(data.get("deployment"), "model_info", None)
+        served = (litellm_call_info or {}).get("model_id") or getattr(deployment, "id", None)
         row = next((each for each in self._deployments() if _id(each) == served), None) if served else None
-        if mark is None or row is None:
+        if row is None:
             return {}
         model = model_of(row)
         tier = next(
@@ -113,9 +118,10 @@ class OllamaGuard(CustomLogger):  # type: ignore[misc]  # LiteLLM is not install
 def _mark(request: Mapping[str, Any]) -> Mapping[str, str] | None:
     for key in ("metadata", "litellm_metadata"):
         metadata = request.get(key)
-        if isinstance(metadata, Mapping) and isinstance(metadata.get(MARK), Mapping):
-            mark: Mapping[str, str] = metadata[MARK]
-            return mark
+        mark = metadata.get(MARK) if isinstance(metadata, Mapping) else None
+        # A client may send metadata of this name too: it gains nothing by that, and breaks nothing.
+        if isinstance(mark, Mapping) and {"asked", "tier"} <= set(mark):
+            return {key: str(mark[key]) for key in ("asked", "tier")}
     return None
 
 
