@@ -39,9 +39,18 @@ class GuardView:
     guard's socket, and where that is not there or not for us, its public file.
     """
 
-    def __init__(self, status: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        status: str = "",
+        *,
+        places: tuple[str, str] = (SOCKET, FILE),
+        clock: Callable[[], float] = time.monotonic,
+        wait_seconds: float = WAIT_SECONDS,
+    ) -> None:
         self._status = status
+        self._socket, self._file = places
         self._clock = clock
+        self._wait_seconds = wait_seconds
         self._ladder: tuple[Rung, ...] = ()
         self._heard_at = self._asked_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
@@ -55,7 +64,7 @@ class GuardView:
             asking = self._asking = asyncio.ensure_future(self._ask())
         if asking is not None and not asking.done() and not self._slow:
             try:
-                await asyncio.wait_for(asyncio.shield(asking), WAIT_SECONDS)
+                await asyncio.wait_for(asyncio.shield(asking), self._wait_seconds)
             except TimeoutError:
                 self._slow = True
         return self._ladder if self._clock() - self._heard_at <= BELIEVED_SECONDS else ()
@@ -73,12 +82,12 @@ class GuardView:
         named = self._status or os.environ.get("OLLAMA_GUARD_STATUS", "")
         if not named.endswith(".json"):
             try:
-                return await asyncio.wait_for(_from_socket(named or SOCKET), ANSWER_SECONDS)
+                return await asyncio.wait_for(_from_socket(named or self._socket), ANSWER_SECONDS)
             except (FileNotFoundError, PermissionError):
                 if named:
                     raise
         # Without a deadline: where the disk hangs, one thread waits for it, and no second one is started.
-        return await asyncio.to_thread(_from_file, named or FILE)
+        return await asyncio.to_thread(_from_file, named or self._file)
 
 
 async def _from_socket(path: str) -> object:
