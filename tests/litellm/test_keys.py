@@ -100,7 +100,7 @@ def test_a_larger_model_falls_back_to_the_smaller_ones(yard: Yard, control: Yard
 
 
 def test_five_requests_at_a_time_reach_one_model(yard: Yard, control: Yard) -> None:
-    """The sixth tries twice more within two seconds; then it gets a smaller model, without fallbacks a 429."""
+    """The sixth tries twice more within two seconds; then a smaller model serves it, else it is a 429."""
     for here, limit, seconds in ((yard, 5, 4.0), (control, 2, 1.5)):
         here.ollama.moods[MODELS[3]].seconds = seconds
         answers = at_once(8, lambda here=here: here.proxy.chat("gpt-4-turbo"))  # type: ignore[misc]
