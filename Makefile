@@ -32,7 +32,7 @@ SOAK_TIMEOUT_SECONDS := 1800
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs setup test test-unit test-scenarios test-integration test-real test-smallhost test-docker \
-	test-vm bench soak check format install uninstall deb lock clean
+	test-litellm test-vm bench soak check format install uninstall deb lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -60,6 +60,9 @@ test-smallhost: setup ## on a whole small machine in a cgroup (root)
 
 test-docker: setup ## against a Docker engine of its own (root; installs docker.io where it is missing)
 	$(PYTEST) tests/docker $(SIDE_BY_SIDE)
+
+test-litellm: setup ## in a real LiteLLM proxy (760 MB of disk the first time, 1 GB of memory)
+	$(PYTEST) tests/litellm -n 0 -v
 
 test-vm: setup ## the .deb on a whole emulated machine with systemd (root, qemu; half an hour)
 	$(PYTEST) tests/vm -n 0 -v -s
@@ -139,6 +142,7 @@ lock: $(UV) ## make the locked requirements anew; UPGRADE=--upgrade takes the ne
 	$(COMPILE) --group build -c requirements/dev.lock -o requirements/build.lock
 	$(COMPILE) pyproject.toml -c requirements/dev.lock -o requirements/runtime.lock
 	$(COMPILE) pyproject.toml --extra plot -c requirements/dev.lock -o requirements/plot.lock
+	$(COMPILE) --group litellm -o requirements/litellm.lock
 	@! grep -n -e '://' -e find-links -e index-url requirements/*.lock
 
 $(UV):

@@ -27,7 +27,7 @@ from beds.real_ollama import RealOllama, install_with_models, is_prepared
 from beds.smallhost import SmallHost
 from beds.yard import CONTROLS, GIB
 
-TIERS = ("unit", "scenarios", "integration", "real", "smallhost", "docker", "vm")
+TIERS = ("unit", "scenarios", "integration", "real", "smallhost", "docker", "litellm", "vm")
 """In the order in which they run: what fails fast fails first."""
 
 WAITERS_END = 0.8
@@ -38,6 +38,9 @@ REPEATED = frozenset({"real", "smallhost"})
 
 VM_SECONDS = 3600
 """For one test in the emulator, and for building and booting it before the first."""
+
+LITELLM_SECONDS = 1800
+"""For one test of the proxy, and for installing and starting it before the first."""
 
 WORKERS_PER_CORE, WORKERS_MOST, WORKER_BYTES = 3, 6, 7 * GIB // 2
 """For `-n auto`: the tests mostly wait for their programs, and the few largest take a machine of 4 GiB."""
@@ -50,7 +53,9 @@ SOAK_CONTROL_USES = 2
 
 _NUMBERED = re.compile(r"test_\d+_")
 _HERE = Path(__file__).parent
-_VM = _HERE / "vm"
+_LEFT_OUT = {"litellm": "its proxy takes 760 MB of disk and 1 GB of memory", "vm": "it takes half an hour"}
+"""Tiers that run where they are named or required only, and why."""
+
 _unavailable_key = pytest.StashKey[dict[str, str]]()
 _installation_key = pytest.StashKey[Installation | BedUnavailable]()
 
@@ -72,15 +77,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the virtual machine to who names its folder or requires it: emulated, it takes half an hour."""
-    return True if collection_path == _VM and _vm_left_out(config) else None
+    """Leave the heavy tiers to who names their folder or requires them."""
+    heavy = collection_path.parent == _HERE and collection_path.name in _LEFT_OUT
+    return True if heavy and _is_left_out(collection_path.name, config) else None
 
 
-def _vm_left_out(config: pytest.Config) -> bool:
+def _is_left_out(tier: str, config: pytest.Config) -> bool:
     """Whether only a folder around it was named."""
+    folder = _HERE / tier
     named = [Path(name.partition("::")[0]).resolve() for name in config.args]
-    meant = any(path.is_relative_to(_VM) for path in named) or "vm" in _required()
-    return not meant and any(_VM.is_relative_to(path) for path in named)
+    meant = any(path.is_relative_to(folder) for path in named) or tier in _required()
+    return not meant and any(folder.is_relative_to(path) for path in named)
 
 
 def _required() -> list[str]:
@@ -120,6 +127,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker("story")
         if tier == "docker":
             item.add_marker(tier)
+        if tier == "litellm":
+            item.add_marker(tier)
+            item.add_marker(pytest.mark.xdist_group(tier))  # two proxies, shared by all its tests
+            item.add_marker(pytest.mark.timeout(LITELLM_SECONDS))
         if item.get_closest_marker("soak") and not config.getoption("soak"):
             item.add_marker(pytest.mark.skip(reason="a long form: `make soak` runs it"))
 
@@ -183,11 +194,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             f"tier {tier}: some or all tests were left out here, since {reason}", yellow=True
         )
-    if _vm_left_out(config):
-        terminalreporter.write_line(
-            "tier vm: not part of `make test`, since it takes half an hour; `make test-vm` runs it",
-            yellow=True,
-        )
+    for tier, reason in _LEFT_OUT.items():
+        if _is_left_out(tier, config):
+            terminalreporter.write_line(
+                f"tier {tier}: not part of `make test`, since {reason}; `make test-{tier}` runs it",
+                yellow=True,
+            )
 
 
 def _tier(item: pytest.Item | pytest.Function) -> str:

@@ -8,6 +8,7 @@ The packages, and who may import whom (checked by import-linter):
 * ``hands``    the process that talks to Ollama and to people; it may be slow.
 * ``settings`` turns the owner's TOML into one frozen ``core`` policy.
 * ``control``  the two unix sockets and the status file.
+* ``integrations`` what runs inside other programs, and what is written for them: today the LiteLLM proxy.
 * ``cli``      the commands; the only place that wires everything together.
 * ``testing``  the fake Ollama and scenario builders, shipped because the demo uses them too.
 """

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from beds.container_images import BASE, OLLAMA
 from beds.docker import Container, DockerEngine

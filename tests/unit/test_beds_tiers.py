@@ -19,9 +19,10 @@ def test_that_needs_a_bed(give_up):
 
 @pytest.fixture
 def tests(tmp_path: Path) -> Path:
-    """A folder of tests under our conftest: one that can't run, and one of the emulated machine."""
+    """A folder of tests under our conftest: one that can't run, and two of heavy tiers."""
     folder = tmp_path / "tests"
-    for tier, text in {"real": UNABLE, "vm": "def test_of_it(): pass"}.items():
+    able = "def test_of_it(): pass"
+    for tier, text in {"real": UNABLE, "litellm": able, "vm": able}.items():
         (folder / tier).mkdir(parents=True)
         (folder / tier / f"test_in_{tier}.py").write_text(text)
     shutil.copy(ROOT / "tests" / "conftest.py", folder)
@@ -39,12 +40,14 @@ def ran(folder: Path, required: str = "", jobs: int = 0) -> subprocess.Completed
 
 @pytest.mark.parametrize("jobs", [0, 1])
 def test_each_tier_that_is_left_out_has_its_line_in_the_summary(tests: Path, jobs: int) -> None:
-    """The skipped one with its reason, also from a worker; the emulated machine with its command."""
+    """The skipped one with its reason, also from a worker; those that are too heavy with their commands."""
     found = ran(tests, required="docker,smallhost", jobs=jobs)
     assert found.returncode == 0, found.stdout + found.stderr
     said = found.stdout.partition("short test summary")[0].splitlines()
     assert "tier real: some or all tests were left out here, since this machine has no such thing" in said
-    assert [line for line in said if line.startswith("tier vm: ") and "`make test-vm`" in line]
+    for heavy in ("litellm", "vm"):
+        (line,) = [line for line in said if line.startswith(f"tier {heavy}: ")]
+        assert f"`make test-{heavy}`" in line
     assert "1 skipped in" in found.stdout
 
 
@@ -56,13 +59,15 @@ def test_a_tier_that_is_required_fails_where_it_is_unable(tests: Path) -> None:
     )
 
 
-def test_who_names_the_folder_of_the_emulated_machine_gets_it(tests: Path) -> None:
-    found = ran(tests / "vm")
+@pytest.mark.parametrize("heavy", ["litellm", "vm"])
+def test_who_names_the_folder_of_a_heavy_tier_gets_it(tests: Path, heavy: str) -> None:
+    found = ran(tests / heavy)
     assert "1 passed in" in found.stdout
-    assert "tier vm: " not in found.stdout
+    assert f"tier {heavy}: " not in found.stdout
 
 
-def test_an_emulated_machine_that_is_required_is_not_left_out(tests: Path) -> None:
-    found = ran(tests, required="vm")
+@pytest.mark.parametrize("heavy", ["litellm", "vm"])
+def test_a_heavy_tier_that_is_required_is_not_left_out(tests: Path, heavy: str) -> None:
+    found = ran(tests, required=heavy)
     assert "1 passed, 1 skipped in" in found.stdout
-    assert "tier vm: " not in found.stdout
+    assert f"tier {heavy}: " not in found.stdout

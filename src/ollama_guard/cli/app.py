@@ -18,6 +18,7 @@ from ollama_guard.cli import (
     doctor,
     healthcheck,
     init,
+    litellm,
     look,
     models,
     notify,
@@ -56,6 +57,7 @@ HELP = """Keeps this machine alive while Ollama runs on it.
   ollama-guard quarantine list      which models are hidden from clients, and why?
   ollama-guard init                 what suits this machine, and what would prevent most freezes?
   ollama-guard doctor               what is set up wrong here, and how is it mended?
+  ollama-guard litellm render       a LiteLLM proxy's configuration from the tiers
   ollama-guard release              undo everything that the guard ever set
 
 Shell completion, of model names too: ollama-guard --install-completion
@@ -74,7 +76,7 @@ app = typer.Typer(
 )
 for group in (
     run, look, models, config, by_hand, playbook, healthcheck, replay, demo, quarantine, notify, init, doctor,
-    release, tiers, bench,
+    release, tiers, bench, litellm,
 ):  # fmt: skip
     group.register(app)
 
