@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,6 +195,37 @@ def test_a_hostile_name_stays_on_its_line(box: Box) -> None:
     lines = box.run("doctor").stdout.splitlines()
     assert not [line for line in lines if line.startswith("all is well") or "\x1b" in line]
     assert [line for line in lines if line.startswith("keep_alive_garbage (advice): ")]
+
+
+# A process of LiteLLM's proxy by its command line: `python …/litellm --config config.yaml`.
+PROXY = "import sys, time; sys.stdout.write('!'); sys.stdout.flush(); time.sleep(60)"
+
+
+def test_a_proxy_that_ignores_keys_is_found_by_its_process_until_they_are_gone(box: Box) -> None:
+    """The file is read as that process sees it, from the folder that it runs in."""
+    well(box)
+    program, config = box.home / "litellm", box.home / "config.yaml"
+    program.write_text(PROXY)
+    assert box.server is not None
+    leads_here = f"# {box.server.url}\nmodel_list: []\nrouter_settings:\n"
+    config.write_text(f"{leads_here}  max_queue_size: 100\n")
+    argv = [sys.executable, str(program), "--config", config.name]
+    with subprocess.Popen(argv, cwd=box.home, stdout=subprocess.PIPE) as proxy:
+        try:
+            assert proxy.stdout is not None
+            assert proxy.stdout.read(1) == b"!"
+            found = told(box.run("doctor", "--json"))
+            lines = box.run("doctor").stdout.splitlines()
+            config.write_text(f"{leads_here}  num_retries: 2\n")
+            mended = told(box.run("doctor", "--json"))
+            config.write_text(f"{leads_here}  num_retries: [\n")
+            broken = json.loads(box.run("doctor", "--json").stdout)["unknown"]
+        finally:
+            proxy.kill()
+    assert found == {"guard": "serious", "litellm": "advice"}
+    assert [line for line in lines if str(config) in line and "line 4" in line and "max_queue_size" in line]
+    assert mended == {"guard": "serious"}
+    assert [why for what, why in broken.items() if str(config) in what and "line 5" in why]
 
 
 def test_doctor_changes_nothing(box: Box) -> None:

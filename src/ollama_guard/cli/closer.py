@@ -15,6 +15,7 @@ from ollama_guard.cli.cgroup_facts import PROC
 from ollama_guard.cli.glance import Glance
 from ollama_guard.cli.kernel_facts import kernel_facts, kernels_root
 from ollama_guard.cli.options import Places
+from ollama_guard.cli.proxies import proxies
 from ollama_guard.cli.survey import environment_of, surveyed
 from ollama_guard.cli.written_elsewhere import Unread, drift_of_compose, drift_of_unit
 from ollama_guard.core.footprint import Footprint, Ledger
@@ -48,6 +49,7 @@ def examined(policy: Policy, root: Path, where: Places, status: Mapping[str, Any
         kernel=kernel,
         swap_bytes=machine.swap_bytes if "/proc/swaps" in unknown else swap_bytes,
         psi=(kernels_root(root) / "proc/pressure/memory").exists(),
+        proxies=proxies(machine.url or policy.ollama.url, unknown),
         runners=(*runners, *told_orphans(status, runners, look.snapshot)),
         reloads=_reloads(where.state_dir / "footprints.sqlite", look.snapshot, unknown),
         servers=tuple(

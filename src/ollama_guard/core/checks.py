@@ -46,6 +46,7 @@ class Check(StrEnum):
     OVERCOMMIT = "overcommit"
     THP = "thp"
     PSI = "psi"
+    LITELLM = "litellm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,5 +281,11 @@ ABOUT: Mapping[Check, About] = {
         "The kernel shows no pressure (/proc/pressure/memory).",
         "A machine that thrashes can look as if it had memory left, and nothing wakes the guard.",
         "`psi=1` on the kernel's command line.",
+    ),
+    Check.LITELLM: About(
+        ADVICE,
+        "A LiteLLM proxy that runs here was started with a configuration of which it ignores keys.",
+        "A bound or a fallback that is written and not read is not in force, and LiteLLM says nothing of it.",
+        "`ollama-guard litellm check FILE` until it has nothing to say, then start LiteLLM anew.",
     ),
 }

@@ -8,6 +8,7 @@ from ollama_guard.core import checkup_bounds as bounds
 from ollama_guard.core import checkup_guard as guards
 from ollama_guard.core import checkup_kernel as kernel
 from ollama_guard.core import checkup_models as models
+from ollama_guard.core import checkup_proxy as proxies
 from ollama_guard.core import checkup_servers as servers
 from ollama_guard.core.checkup_guard import GuardFacts
 from ollama_guard.core.finding import Finding, Severity
@@ -48,6 +49,7 @@ _OF_THE_MACHINE = (
     models.runner_memory,
     models.reload_thrash,
     models.aliases,
+    proxies.litellm,
 )
 _OF_ITS_SIZE = (bounds.unlimited, bounds.below_tiers, bounds.unseen, models.max_loaded, models.parallel)
 _OF_THE_KERNEL = (

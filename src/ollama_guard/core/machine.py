@@ -198,6 +198,15 @@ class Reloads:
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """A LiteLLM proxy that runs here, its configuration, and a sentence for each key that it ignores."""
+
+    pid: int
+    path: str
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """One look at the machine. ``unknown`` says of each thing that could not be read why."""
 
@@ -214,6 +223,7 @@ class Machine:
     runners: tuple[Running, ...] = ()
     reloads: tuple[Reloads, ...] = ()
     kernel: Kernel = field(default_factory=Kernel)
+    proxies: tuple[Proxy, ...] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -20,6 +20,7 @@ from ollama_guard.core.machine import (
     Drift,
     Installed,
     Machine,
+    Proxy,
     Reloads,
     Running,
     Server,
@@ -480,6 +481,14 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
         ),
     ),
     Check.PSI: (Case(replace(WELL, psi=False), severity="advice", mend="psi=1"),),
+    Check.LITELLM: (
+        Case(
+            replace(WELL, proxies=(Proxy(9, "/etc/lite llm.yaml", ("line 3: nobody reads it",)),)),
+            severity="advice",
+            mended=(WELL, replace(WELL, proxies=(Proxy(9, "/etc/litellm.yaml"),))),
+            mend="ollama-guard litellm check '/etc/lite llm.yaml'; then start LiteLLM anew",
+        ),
+    ),
 }
 EACH = [
     pytest.param(check, case, id=f"{check}-{n}")
