@@ -198,7 +198,7 @@ def test_a_hostile_name_stays_on_its_line(box: Box) -> None:
 
 
 # A process of LiteLLM's proxy by its command line: `python …/litellm --config config.yaml`.
-PROXY = "import sys, time; sys.stdout.write('!'); sys.stdout.flush(); time.sleep(60)"
+PROXY = "import sys, time; sys.stdout.write('!'); sys.stdout.flush(); time.sleep(600)"
 
 
 def test_a_proxy_that_ignores_keys_is_found_by_its_process_until_they_are_gone(box: Box) -> None:
@@ -225,7 +225,7 @@ def test_a_proxy_that_ignores_keys_is_found_by_its_process_until_they_are_gone(b
     assert found == {"guard": "serious", "litellm": "advice"}
     assert [line for line in lines if str(config) in line and "line 4" in line and "max_queue_size" in line]
     assert mended == {"guard": "serious"}
-    assert [why for what, why in broken.items() if str(config) in what and "line 5" in why]
+    assert [why for what, why in broken.items() if str(config) in what and "line 5" in why], broken
 
 
 def test_doctor_changes_nothing(box: Box) -> None:

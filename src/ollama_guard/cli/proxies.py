@@ -13,8 +13,8 @@ from ollama_guard.core.said import DEFAULT_PORT
 from ollama_guard.errors import ConfigError
 
 _PROC = Path("/proc")
-# Processes looked at, and seconds for all of them: a busy server has some hundreds, a millisecond for ten.
-MOST_PROCESSES, LOOK_SECONDS = 4000, 2.0
+# Processes looked at, and seconds for all of them: ten take a millisecond, when the machine is calm.
+MOST_PROCESSES, LOOK_SECONDS = 4000, 10.0
 # Words of a command line: its options stand among the first.
 _MOST_BYTES = 1 << 16
 _PROGRAM = "litellm"
