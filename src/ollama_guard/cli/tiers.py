@@ -36,7 +36,7 @@ def tiers(
     runtime_dir: RuntimeDirOption = None,
     state_dir: StateDirOption = None,
 ) -> None:
-    """Which tiers of your ladder may be used now, and why not the others.
+    """Which tiers of your ladder may be used now, and why?
 
     \b
       ollama-guard tiers
