@@ -142,5 +142,8 @@ def test_a_night_of_sleep_is_told_and_nothing_comes_of_it(sleeper: tuple[Sleeper
     sleeping.until(lambda: "guard.stalled" in sleeping.names(), "it is told")
     sleeping.unharmed(server, runner)
     assert sleeping.names().count("guard.stalled") == 1
+    stalled = next(e for e in sleeping.events() if e["event"] == "guard.stalled")
+    assert stalled["queued_seconds"] < 10 < stalled["gap_seconds"]
+    assert stalled["cpu_seconds"] < 10
     assert "condition.changed" not in sleeping.names()
     assert "ollama.lost" not in sleeping.names()

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from ollama_guard.core.events import Event, Priority
 from ollama_guard.core.footprint import Ledger
@@ -32,6 +33,7 @@ from ollama_guard.sentinel.outfit import Outfit
 from ollama_guard.sentinel.reload import Reload
 from ollama_guard.sentinel.reporting import Reporting
 from ollama_guard.sentinel.sensors.identity import SCAN_LOST_SECONDS
+from ollama_guard.sentinel.stillness import ASLEEP, Stillness
 from ollama_guard.sentinel.supervise import Hands
 from ollama_guard.sentinel.whence import whence
 from ollama_guard.wire import (
@@ -82,6 +84,7 @@ class Loop:
         self.reload = Reload(outfit.poller, outfit.compile_argv, self._on_compiled)
         self.reporting = Reporting(outfit, self.hands)
         self.answers = Answers(self._reply)
+        self._stillness = Stillness()
         self._requests: deque[Request] = deque()
         self._stopping = ""
         self._wanted = True
@@ -96,12 +99,14 @@ class Loop:
 
     def run(self) -> None:
         """Guard until a signal says otherwise. One part that breaks does not stop the others."""
+        guard = partial(self._stillness.timed, "guarding", self._guard)
+        company = partial(self._stillness.timed, "keeping company", self._keep_company)
         while not self._stopping:
-            for part in (self._wait, self._guard, self._keep_company):
+            for part in (self._wait, guard, company):
                 try:
                     part()
                 except Exception:  # noqa: BLE001 - the one broad except: the guard outlives its own mistakes
-                    self._failed(ticking=part == self._guard)
+                    self._failed(ticking=part is guard)
         self.outfit.say_goodbye(f"{self._stopping} received")
         self.outfit.mind.recorder.flush()
         self.hands.stop()
@@ -109,7 +114,8 @@ class Loop:
 
     def _wait(self) -> None:
         """Sleep until something is due or somebody speaks."""
-        self.outfit.poller.wait(self._sleep_seconds())
+        seconds = self._sleep_seconds()
+        self._stillness.timed(ASLEEP, lambda: self.outfit.poller.wait(seconds), seconds)
 
     def _guard(self) -> None:
         """Take in what has ended, look for births and at memory, tick if it is due."""
@@ -144,7 +150,7 @@ class Loop:
         if not decision.would:
             for action in decision.actions:
                 self._act(action)
-        told = (*wavered, *mind.narrate(decision))
+        told = self._stillness.told((*wavered, *mind.narrate(decision)))
         self.outfit.tell(*told)
         self._alert(told)
         assert mind.snapshot is not None
