@@ -239,9 +239,9 @@ def soak(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def long_answer(request: pytest.FixtureRequest) -> bool:
+def long_answer(request: pytest.FixtureRequest, soak: bool) -> bool:  # noqa: FBT001
     """Whether an answer takes 5 minutes: in every fifth run of `make soak`, since all else waits for it."""
-    return bool(request.config.getoption("soak")) and _repetition(request.node) % LONG_ANSWER_EVERY == 0
+    return soak and _repetition(request.node) % LONG_ANSWER_EVERY == 0
 
 
 @pytest.fixture

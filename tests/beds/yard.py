@@ -104,7 +104,12 @@ def yard(
                 Guard(url, cgroup=f"/{cgroup.name}", config=config, ollama=ollama, env=env)
             )
             guard.wait_guarding(server.pid)
-        yield Yard(cgroup, server, guard, proxy)
+        place = Yard(cgroup, server, guard, proxy)
+        try:
+            yield place
+        except Exception as failure:
+            failure.add_note(place.evidence())
+            raise
 
 
 Told = dict[str, Any]
