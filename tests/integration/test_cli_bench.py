@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import time
@@ -30,7 +31,7 @@ FAST = "rate=400,tps=60"
 MODELS = (
     f"small=60MiB,{FAST},alias=other-name",
     f"mid=120MiB,{FAST}",
-    "slow=60MiB,rate=20,tps=5",
+    "slow=60MiB,rate=20,tps=5,cpu=1",
     "emb=20MiB,kind=embedding",
     # Its file and a usual context fit; the context that its Modelfile pins does not.
     "wide=60MiB,kv=64KiB,num_ctx=32768,rate=400",
@@ -114,7 +115,10 @@ def test_what_would_not_fit_is_refused_with_the_sentence_of_fit(guarded: tuple[G
     told = bench(daemon, "giant", "small", "--tokens", "2")
     fit = daemon.tell("fit", "giant").stdout.partition("giant:latest: ")[2]
     assert told.returncode == 1, "it was named"
-    assert f"giant:latest: refused: {fit}" in told.stdout
+    (refused,) = [line for line in told.stdout.splitlines() if line.startswith("giant:latest: refused: ")]
+    # What is free moves by a MiB from one moment to the next.
+    digits = re.compile(r"\d+")
+    assert digits.sub("N", refused.partition("refused: ")[2]) == digits.sub("N", fit.strip())
     assert "small:latest" in told.stdout.splitlines()[1]
     assert server.fake.log().count("giant") == 0 or "giant" not in server.runner_pids()
 
@@ -342,7 +346,7 @@ def test_on_a_narrow_terminal_the_figures_are_lines_and_a_bar_shows_progress(
     argv = [str(PROGRAM), "bench", "small", "--tokens", "20", f"--config={guard.config}"]
     with OnTerminal(argv, guard._env, columns=40) as shown:
         shown.wait_text("small:latest: basic", 120)
-        end = shown.wait_text("\r\nsmall:latest\r\n", 60)
+        end = shown.wait_text("small:latest\r\n", 60)
         shown.wait_text("  basic tokens/s: ", after=end)
         assert shown.wait(60) == 0
         assert "FIRST TOKEN" not in shown.text

@@ -81,7 +81,8 @@ def test_a_measured_footprint_takes_the_place_of_what_was_expected(kind: str) ->
         assert guard is not None
         before = rows(guard)["light"]
         assert (before["installed"], before["footprint_measured"]) == (True, False)
-        request(place.server.url, "POST", "/api/generate", {"model": "tiny", "prompt": "hi", "stream": False})
+        short = {"model": "tiny", "prompt": "hi", "stream": False, "options": {"num_predict": 8}}
+        request(place.server.url, "POST", "/api/generate", short)
         guard.wait(lambda: rows(guard)["light"]["footprint_measured"], 30, "tiny is measured")
         assert rows(guard)["light"]["footprint_bytes"] != before["footprint_bytes"]
         shown = guard.tell("tiers").stdout.splitlines()

@@ -73,7 +73,7 @@ def bench(
     runtime_dir: RuntimeDirOption = None,
     state_dir: StateDirOption = None,
 ) -> None:
-    """What does each model cost here: time to load, first token, tokens a second, memory?
+    """What each model costs here: time, speed and memory.
 
     \b
       ollama-guard bench

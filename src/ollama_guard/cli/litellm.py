@@ -16,7 +16,7 @@ READ_SECONDS = 10.0  # seconds: a person waits, but not for ever, for a disk tha
 
 group = typer.Typer(
     name="litellm",
-    help="""A LiteLLM proxy in front of Ollama: its configuration, made and checked.
+    help="""A LiteLLM proxy's configuration, made and checked.
 
 \b
   ollama-guard litellm render > litellm.yaml
