@@ -40,7 +40,7 @@ help: ## this list
 demo: $(VENV)/.runnable ## the guard at work on a fake Ollama: a minute, no root, no Ollama, nothing left behind but its trace
 	@$(BIN)/ollama-guard demo
 
-test: setup ## every tier that can run here, the live ones three times; says which can't and why
+test: setup ## every tier that can run here, the numbered promises three times; says which can't and why
 	@$(PYTEST) tests $(SIDE_BY_SIDE) --repeat $(REPEAT) --durations 10 || { $(ALONE); }
 
 test-unit: setup ## pure functions and small parts

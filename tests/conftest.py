@@ -33,8 +33,8 @@ TIERS = ("unit", "scenarios", "integration", "real", "smallhost", "docker", "lit
 WAITERS_END = 0.8
 """After this share of all others the last test of Docker begins: the longest of them takes three minutes."""
 
-REPEATED = frozenset({"real", "smallhost"})
-"""Behaviour on a live machine varies from run to run, so `--repeat` is about these."""
+STORYTELLERS = frozenset({"real", "smallhost"})
+"""Where the numbered promises are told. They vary from run to run on a live machine: `--repeat`."""
 
 VM_SECONDS = 3600
 """For one test in the emulator, and for building and booting it before the first."""
@@ -62,7 +62,7 @@ _installation_key = pytest.StashKey[Installation | BedUnavailable]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("ollama-guard")
-    group.addoption("--repeat", type=int, default=1, help="run each test of the live tiers N times")
+    group.addoption("--repeat", type=int, default=1, help="tell each numbered promise N times")
     group.addoption(
         "--accept-incidents", action="store_true", help="write today's decisions into tests/incidents"
     )
@@ -104,7 +104,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     times: int = metafunc.config.getoption("repeat")
     once = metafunc.definition.get_closest_marker("soak") is not None
-    if times > 1 and not once and _tier(metafunc.definition) in REPEATED:
+    if times > 1 and not once and _is_story(metafunc.definition):
         metafunc.fixturenames.append("repetition")
         ids = [f"run{number}" for number in range(1, times + 1)]
         metafunc.parametrize("repetition", range(times), ids=ids, indirect=True)
@@ -120,11 +120,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("vm")
             item.add_marker(pytest.mark.xdist_group("vm"))
             item.add_marker(pytest.mark.timeout(VM_SECONDS))
-        if tier in REPEATED:
+        if tier in STORYTELLERS:
             item.add_marker(tier)
             item.add_marker(pytest.mark.xdist_group(_story(item)))
-            if _NUMBERED.match(item.name):
-                item.add_marker("story")
+        if _is_story(item):
+            item.add_marker("story")
         if tier == "docker":
             item.add_marker(tier)
         if tier == "litellm":
@@ -205,6 +205,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _tier(item: pytest.Item | pytest.Function) -> str:
     """The folder below tests/ that the test lives in."""
     return item.path.relative_to(_HERE).parts[0] if item.path.is_relative_to(_HERE) else ""
+
+
+def _is_story(item: pytest.Item | pytest.Function) -> bool:
+    """Whether it tells one of the numbered promises."""
+    return _tier(item) in STORYTELLERS and _NUMBERED.match(item.name) is not None
 
 
 def _story(item: pytest.Item) -> str:
