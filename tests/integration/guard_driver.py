@@ -32,9 +32,9 @@ class FileSenses:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def births(self, now: float) -> bool:
+    def births(self, now: float, *, recovering: bool) -> bool:
         """No births."""
-        del now
+        del now, recovering
         return False
 
     def glance(self, now: float) -> Glance:

@@ -124,7 +124,7 @@ class Loop:
             self._ended(outcome)
         if now >= min(self._births_at, self._glance_at):
             self._births_at = now + self._births_seconds()
-            self._wanted |= self.outfit.senses.births(now)
+            self._wanted |= self.outfit.senses.births(now, recovering=self._recovering)
             if self._births_at > self._glance_at:  # the next look would be too late for it
                 self._plan_glance(now, glancing=True)
         if now >= self._tick_at or (self._wanted and now - self._ticked_at >= SHORTEST_TICK_SECONDS):
@@ -314,12 +314,16 @@ class Loop:
 
     def _births_seconds(self) -> float:
         state = self.outfit.mind.state
+        if self._recovering:
+            return BIRTHS_RECOVERY_SECONDS
         if not (state.servers or state.runners):
             return SERVERLESS_SECONDS
-        if state.durable.playbook is not None:
-            return BIRTHS_RECOVERY_SECONDS
         calm = state.level is Level.OK and not state.in_flight
         return BIRTHS_SECONDS if calm else BIRTHS_ALERT_SECONDS
+
+    @property
+    def _recovering(self) -> bool:
+        return self.outfit.mind.state.durable.playbook is not None
 
     def _sleep_seconds(self) -> float:
         now = clock.boottime()

@@ -53,7 +53,7 @@ class Finding(Protocol):
 class Senses(Protocol):
     """Everything that the sentinel reads by itself; see `sentinel.sensors`."""
 
-    def births(self, now: float) -> bool:
+    def births(self, now: float, *, recovering: bool) -> bool:
         """A cheap look: whether a process was born that could be a runner."""
 
     def glance(self, now: float) -> Glance:

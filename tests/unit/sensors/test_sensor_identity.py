@@ -121,6 +121,18 @@ def test_between_fork_and_exec_a_child_still_shows_its_servers_argv(tree: Tree, 
     assert [server.pid for server in snapshot.servers] == [50]
 
 
+def test_a_child_that_execs_is_looked_at_again_at_once(tree: Tree, watch: Watch) -> None:
+    """A server's fork that gets no processor for long has been asked, and has said no, more than once."""
+    tree.server(50)
+    watcher = watch()
+    watcher.settle()
+    tree.process(70, "ollama", ["/usr/bin/ollama", "serve"], parent=50)
+    for _ in range(3):
+        assert watcher.settle(0.2).runners == ()
+    tree.process(70, "llama-server", llama_server(), parent=50)
+    assert [(r.pid, r.proven) for r in watcher.settle(0.001).runners] == [(70, True)]
+
+
 def test_births_notices_a_death_and_nothing_else(tree: Tree, watch: Watch) -> None:
     with_runner(tree)
     watcher = watch()
@@ -171,6 +183,28 @@ def test_a_restarted_server_with_a_new_pid_is_found_at_once(tree: Tree, watch: W
     assert watcher.look().servers == ()
     tree.server(55, start=2000)
     assert [server.pid for server in watcher.settle(0.6).servers] == [55]
+
+
+@pytest.mark.parametrize("recovering", [True, False])
+def test_while_a_playbook_restarts_it_a_server_is_found_before_it_can_load(
+    tree: Tree, watch: Watch, *, recovering: bool
+) -> None:
+    tree.server(50)
+    watcher = watch()
+    watcher.settle()
+    tree.kill(50)
+    watcher.sensors._identity.servers[(50, 900)].process.close()
+
+    def births(seconds: float) -> bool:
+        watcher.now += seconds
+        return watcher.sensors.births(watcher.now, recovering=recovering)
+
+    assert births(0.01), "it has ended"
+    births(0.01)
+    tree.server(55, start=2000)
+    births(0.03)
+    watcher.wait()
+    assert births(0.001) is recovering
 
 
 def test_of_two_servers_the_one_that_is_restarted_is_found_as_soon(tree: Tree, watch: Watch) -> None:

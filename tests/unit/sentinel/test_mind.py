@@ -68,7 +68,7 @@ class ScriptedSenses:  # its methods are described by the protocol `Senses`
         del now
         return Glance.of(self.views[0])
 
-    def births(self, now: float) -> bool:
+    def births(self, now: float, *, recovering: bool) -> bool:
         """Not needed here."""
         raise NotImplementedError
 

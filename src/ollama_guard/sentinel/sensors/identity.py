@@ -24,6 +24,9 @@ from ollama_guard.sentinel.sensors.witness import Answer, Witness
 # there is one, for a second server.
 SCAN_LOST_SECONDS = 0.5
 SCAN_LONG_LOST_SECONDS = 1.5
+# And while a playbook restarts it, when clients may be waiting to ask at once for what is to be hidden: a
+# runner may be born 0.1 s after its server, and takes 1.5 GiB/s.
+SCAN_RECOVERY_SECONDS = 0.03
 SCAN_FOUND_SECONDS = 10.0
 # A server that has been away for this long (seconds) is not being restarted just now.
 _LONG_LOST_SECONDS = 30.0
@@ -54,6 +57,7 @@ class Identity:
         self.catalogue_dirs: frozenset[str] = frozenset()
         self.children_readable = True
         self.memory_short = False
+        self.recovering = False
         self._served_at: float | None = None
         self._seen_all = self._ever_served = False
         self._departed_at = -math.inf
@@ -221,8 +225,8 @@ class Identity:
         server.children = children
         known = {runner.pid for runner in self.runners.values()}
         for pid in children - known:
-            stat = read_stat(self._proc, pid) if self._verdicts.due(pid, now) else None
-            if stat is not None and stat.parent == server.pid:
+            stat = read_stat(self._proc, pid)  # by which one that has exec'd since is known again at once
+            if stat is not None and stat.parent == server.pid and self._verdicts.due(pid, now, stat):
                 self._born(server, stat, now)
                 changed = True
         return changed
@@ -262,12 +266,14 @@ class Identity:
         if self.servers and self.children_readable:
             missed = now - self._departed_at <= _LONG_LOST_SECONDS  # of several one that may come back
             return SCAN_LOST_SECONDS if missed else SCAN_FOUND_SECONDS
-        long_lost = now - self._served_at > _LONG_LOST_SECONDS
-        return SCAN_LONG_LOST_SECONDS if long_lost else SCAN_LOST_SECONDS
+        if now - self._served_at > _LONG_LOST_SECONDS:
+            return SCAN_LONG_LOST_SECONDS
+        return SCAN_RECOVERY_SECONDS if self.recovering and not self.servers else SCAN_LOST_SECONDS
 
     def _scan_on(self, now: float) -> bool:
         """One step of a scan of all processes, if one is due; True when a candidate was found."""
         wait_seconds = self._scan_seconds(now)
+        self._scan.hasten(now + wait_seconds)
         known = {key[0] for key in (*self.servers, *self.runners, *self._candidates)}
         parents = {server.pid: server for server in self.servers.values()}
         changed = False

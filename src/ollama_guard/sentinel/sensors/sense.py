@@ -81,9 +81,13 @@ class Sensors:
         if fd == self._watches.fileno() and events:
             self._watches.serve()
 
-    def births(self, now: float) -> bool:
-        """The cheap look: True when a server or runner came, went, or was proven since the last look."""
+    def births(self, now: float, *, recovering: bool = False) -> bool:
+        """The cheap look: True when a server or runner came, went, or was proven since the last look.
+
+        ``recovering``: a playbook is at work, so a server that is away is about to be back.
+        """
         self._now = now
+        self._identity.recovering = recovering
         return self._identity.look(now, thorough=False)
 
     @property
