@@ -29,8 +29,6 @@ PAUSE_SECONDS = 0.01
 """As good as none; a client that is refused in less would only take the CPU from all others."""
 HIDDEN_BYTES = 100 * MIB
 """What a runner of the model that can't fit may hold at most, once Ollama runs again without it."""
-ABORTED_BYTES = 600 * MIB
-"""The same where Ollama must be asked to hide it: until then it is aborted, at 30 % of its size at most."""
 AFTER_SECONDS = 5.0
 """For which the clients go on after the recovery."""
 FROZEN_SECONDS = 15.0
@@ -112,7 +110,7 @@ def test_where_the_guard_cannot_write_the_model_gets_no_memory_either_until_the_
         return launch(["unshare", "--mount", "sh", "-c", alone, str(models), *argv], **options)
 
     word = f'{WORD}models_folder = "{models}"\n'
-    with recovered(docker_engine, freezing, ABORTED_BYTES, ollama=word, launcher=launcher) as guard:
+    with recovered(docker_engine, freezing, HIDDEN_BYTES, ollama=word, launcher=launcher) as guard:
         hidden = guard.events("model.quarantined")[0]
         assert "by the API" in hidden["message"]
         stopped_at = next(wall(e) for e in guard.events("playbook.step") if e["step"] == "stop")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from ollama_guard.core.model import (
-    Rung,
-)
+from ollama_guard.core.model import Level, Rung
 from ollama_guard.core.policy import GIB, MIB
 from ollama_guard.testing.scenario import World
 
@@ -73,3 +71,28 @@ def test_an_abort_does_not_lower_the_cap_for_models_that_fit() -> None:
         world.load("huge", 30 * GIB, loaded=False)
         world.play(3, until=lambda w: not w.model("huge"))
     assert world.state.soft_cap is None
+
+
+def test_a_load_that_reads_evicted_weights_is_not_held_to_want_its_page_cache() -> None:
+    """As it was on a real 1 GiB: 573 MiB fit beside 230, and 350 MiB of its own weights looked used."""
+    world = World(capacity=8 * GIB, limit=1 * GIB)
+    world.load("tiny", 230 * MIB, busy=True)
+    world.play(3)
+    world.reread = 350 * MIB
+    world.load("mid", 573 * MIB, loaded=False)
+    world.play(3)
+    assert world.model("mid")
+    assert not world.model("mid").loading  # type: ignore[union-attr]
+    assert world.acted() == []
+    assert world.state.level is Level.OK
+
+
+def test_page_cache_that_is_read_back_while_nobody_loads_counts_as_used() -> None:
+    world = World(capacity=8 * GIB, limit=1 * GIB)
+    world.load("idle", 230 * MIB)
+    world.load("busy", 273 * MIB, busy=True)
+    world.play(30)
+    assert world.acted() == []
+    world.reread = 350 * MIB
+    world.play(30)
+    assert world.acted() == [(Rung.UNLOAD_IDLE, ("idle",))]

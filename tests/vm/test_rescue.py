@@ -4,9 +4,23 @@ import json
 import time
 
 from beds.vm import Vm
-from beds.vm_guard import READY_SECONDS, UNIT, cursor, events, restarts, wait_active, wait_event
+from beds.vm_guard import (
+    READY_SECONDS,
+    SERVER,
+    UNIT,
+    configure,
+    cursor,
+    events,
+    restarts,
+    wait_active,
+    wait_event,
+)
 
 RESCUES = 100
+CGROUP = "/sys/fs/cgroup/system.slice/ollama.service"
+LIMIT_MIB, FILE_MIB = 400, 500
+READER = f"echo $$ > {CGROUP}/cgroup.procs; while :; do cat /var/tmp/large > /dev/null; done"
+"""Somebody in Ollama's cgroup who reads more than it may hold, again and again: page cache that is in use."""
 
 
 def ask(vm: Vm, model: str) -> str:
@@ -50,3 +64,38 @@ def test_pressure_wakes_it_over_short_windows_where_it_has_the_right_to_them(vm:
         " && systemctl daemon-reload"
     )
     assert window() == "pressure wakes the guard, over a window of 0.5 s"
+
+
+def test_page_cache_that_counts_as_used_is_asked_back_from_the_kernel(vm: Vm) -> None:
+    """By the drop-in; the unit as it is may not write there, and says nothing of page cache."""
+    vm.run(
+        f"install -D -m 644 -t /etc/systemd/system/{UNIT}.d"
+        " /usr/share/ollama-guard/drop-ins/dac-override.conf && systemctl daemon-reload"
+    )
+    vm.run(f"dd if=/dev/zero of=/var/tmp/large bs=1M count={FILE_MIB} status=none", 300)
+    vm.run(f"systemctl set-property --runtime ollama MemoryMax={LIMIT_MIB}M")
+    since = configure(vm, '[thresholds.container]\ngrace = "1s"\n')
+    vm.run(f"systemd-run -q --collect --unit=reader bash -c '{READER}'")
+    try:
+        reclaimed = wait_event(vm, "memory.reclaimed", since, 300)
+    finally:
+        vm.run(
+            "pkill -f '[/]var/tmp/large'", check=False
+        )  # it left its unit's cgroup; and not this very shell
+        vm.run("rm /var/tmp/large")
+        vm.run("systemctl set-property --runtime ollama MemoryMax=infinity")
+    assert reclaimed["OLLAMA_GUARD_OUTCOME"] == "done", reclaimed["MESSAGE"]
+    assert int(reclaimed["OLLAMA_GUARD_FREED_BYTES"]) > 1 << 20
+    print(reclaimed["MESSAGE"])  # noqa: T201 - shown with -s
+
+
+def test_without_polkit_it_says_what_it_can_not_do_and_frees_memory_all_the_same(vm: Vm) -> None:
+    vm.run("systemctl mask -q --now --runtime polkit")
+    try:
+        since = configure(vm, SERVER.format(quiet="1h"))
+        (found,) = events(vm, "runtime.found", since)
+        assert "polkit does not let this user stop, start or limit ollama.service" in found["MESSAGE"]
+        assert "signal: killed" in ask(vm, "huge")
+        assert wait_event(vm, "load.aborted", since)["OLLAMA_GUARD_OUTCOME"] == "done"
+    finally:
+        vm.run("systemctl unmask -q --runtime polkit; systemctl start polkit")

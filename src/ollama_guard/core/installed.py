@@ -7,7 +7,7 @@ from typing import Any
 from ollama_guard.core import condemned, fit, sane
 from ollama_guard.core.model import CatalogueEntry, Snapshot
 from ollama_guard.core.policy import Policy
-from ollama_guard.core.runners import census, names_of
+from ollama_guard.core.runners import names_of
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import State
 
@@ -24,7 +24,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot) -> dict[str, Any]:
         snapshot: the tick's readings, with catalogue and footprints.
     """
     snapshot = sane.snapshot_of(snapshot, state.last_tick_at)
-    scene = Scene(policy, state, snapshot, census(policy, state, snapshot))
+    scene = Scene.of(policy, state, snapshot)
     rows = [_row(scene, entry) for entry in snapshot.catalogue]
     unknown = {}
     if not rows:

@@ -118,6 +118,7 @@ class DomainReading:
     ``psi_*`` are percentages (0..100) over 10 s. ``oom_kills`` is the kernel's running count.
     ``refaults`` counts pages (a running total), from which thrash is seen. ``cache_bytes`` is page cache that
     counts as used while some of it is read back, where the kernel could be asked to take it (None: it can't).
+    ``reread_bytes`` would be available besides, were nothing read back (None: nothing is); see `pagecache`.
     """
 
     name: str
@@ -131,6 +132,7 @@ class DomainReading:
     swap_free_bytes: int | None = None
     path: str = ""
     cache_bytes: int | None = None
+    reread_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

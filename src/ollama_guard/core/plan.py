@@ -9,7 +9,6 @@ from ollama_guard.core import playbook, reopen, runs, sane, steps
 from ollama_guard.core.model import Mode, Snapshot
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.recovery import Playbook, Position, Run, Step
-from ollama_guard.core.runners import census
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.serving import has_word, lacks_word, why_never
 from ollama_guard.core.state import State
@@ -31,7 +30,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot) -> dict[str, Any]:
         snapshot: the tick's readings, with catalogue and footprints.
     """
     snapshot = sane.snapshot_of(snapshot, state.last_tick_at)
-    scene = Scene(policy, state, snapshot, census(policy, state, snapshot))
+    scene = Scene.of(policy, state, snapshot)
     position = state.durable.playbook
     return {
         "playbooks": [_playbook(scene, name) for name in Playbook],

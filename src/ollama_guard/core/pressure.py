@@ -54,9 +54,11 @@ def observe(
         return replace(
             state, urgent=Level.OK, raw=Level.OK, slope_bytes_per_second=None, samples=(), committed=()
         )
-    samples = _remember(state.samples, now, available)
+    # Page cache that is read back counts as used from one moment to the next, which is no fall.
+    whole = available + (reading.reread_bytes or 0)
+    samples = _remember(state.samples, now, whole)
     slope = slope_of(samples, now)
-    state = _commit(state, ahead or {}, available, now)
+    state = _commit(state, ahead or {}, whole, now)
     unforeseen = slope_of(state.committed, now)
     thresholds = policy.thresholds_of(reading.name)
     limits = {level: thresholds.bytes_of(level, capacity) for level in LEVELS}

@@ -126,6 +126,7 @@ def _domain(reading: DomainReading) -> DomainReading:
         psi_some_avg10=_percent(reading.psi_some_avg10),
         psi_full_avg10=_percent(reading.psi_full_avg10),
         cache_bytes=count(reading.cache_bytes),
+        reread_bytes=count(reading.reread_bytes),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ollama_guard.core import sane
+from ollama_guard.core import pagecache, sane
 from ollama_guard.core.model import (
     HOST,
     Action,
@@ -21,7 +21,7 @@ from ollama_guard.core.model import (
 from ollama_guard.core.policy import GIB, Policy, Protect, spelled
 from ollama_guard.core.pressure import seconds_to
 from ollama_guard.core.quarantined import Hidden
-from ollama_guard.core.runners import Runner
+from ollama_guard.core.runners import Runner, census
 from ollama_guard.core.state import DomainState, Durable, Rates, State
 
 # Relief in flight is waited for this many times as long as it is expected to take, before the next
@@ -39,6 +39,12 @@ class Scene:
     state: State
     snapshot: Snapshot
     runners: tuple[Runner, ...]
+
+    @classmethod
+    def of(cls, policy: Policy, state: State, snapshot: Snapshot) -> Scene:
+        """The scene of a snapshot of which ``state.runners`` are."""
+        runners = census(policy, state, snapshot)
+        return cls(policy, state, pagecache.counted(snapshot, runners), runners)
 
     @property
     def now(self) -> float:

@@ -20,7 +20,7 @@ from ollama_guard.core.model import Level, Snapshot
 from ollama_guard.core.outcomes import without_forgotten
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.pressure import absent, observe
-from ollama_guard.core.runners import census, is_running, remember
+from ollama_guard.core.runners import is_running, remember
 from ollama_guard.core.scene import Scene, relief_seconds
 from ollama_guard.core.state import DomainState, State
 
@@ -51,7 +51,7 @@ def scene_of(policy: Policy, state: State, snapshot: Snapshot) -> Scene:
         unhonoured={blob: until for blob, until in state.unhonoured.items() if until > snapshot.now},
         servers=tuple((s.pid, s.start_ticks) for s in snapshot.servers),
     )
-    scene = Scene(policy, state, snapshot, census(policy, state, snapshot))
+    scene = Scene.of(policy, state, snapshot)
     domains = _domains(scene, state.domains, stalled=stalled)
     level = max((domain.level for domain in domains.values()), default=Level.OK)
     state = replace(
@@ -62,7 +62,7 @@ def scene_of(policy: Policy, state: State, snapshot: Snapshot) -> Scene:
         if level != state.level or not state.level_since_at
         else state.level_since_at,
     )
-    return _diagnosed(Scene(policy, state, snapshot, scene.runners), before, stalled=stalled)
+    return _diagnosed(replace(scene, state=state), before, stalled=stalled)
 
 
 def _diagnosed(scene: Scene, before: State, *, stalled: bool) -> Scene:

@@ -16,7 +16,7 @@ from ollama_guard.core.model import Decision, DomainReading, LoadedModel, Mode, 
 from ollama_guard.core.policy import Policy
 from ollama_guard.core.pressure import LEVELS
 from ollama_guard.core.recoverystatus import caps, hidden, playbook, runtime
-from ollama_guard.core.runners import Runner, census
+from ollama_guard.core.runners import Runner
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import State
 from ollama_guard.core.tierstatus import largest_allowed, rows
@@ -41,7 +41,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot, guard: Mapping[str, A
     unknown: dict[str, str] = {
         "consumers": NOT_LOOKED,
     }
-    scene = Scene(policy, state, snapshot, census(policy, state, snapshot))
+    scene = Scene.of(policy, state, snapshot)
     if guard.get("version") is None:
         unknown["version"] = "the installed package does not say"
     document = {

@@ -8,7 +8,6 @@ from ollama_guard.core import allowed, fit, sane, tierfit
 from ollama_guard.core.events import Event, Priority
 from ollama_guard.core.model import CatalogueEntry, Snapshot
 from ollama_guard.core.policy import Policy, spelled
-from ollama_guard.core.runners import census
 from ollama_guard.core.scene import Scene
 from ollama_guard.core.state import State
 from ollama_guard.core.tiers import Tier, TierState
@@ -54,7 +53,7 @@ def view(policy: Policy, state: State, snapshot: Snapshot) -> dict[str, Any]:
         snapshot: the tick's readings, with catalogue and footprints.
     """
     snapshot = sane.snapshot_of(snapshot, state.last_tick_at)
-    scene = Scene(policy, state, snapshot, census(policy, state, snapshot))
+    scene = Scene.of(policy, state, snapshot)
     unknown: dict[str, str] = {}
     told = rows(scene, unknown)
     return {

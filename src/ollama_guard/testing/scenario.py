@@ -95,7 +95,7 @@ class World:
 
     ``threaded``: a killed runner is listed no more while its memory is still to come back. ``api_error`` is
     how the API's silence looks to hands, ``neighbours_kills`` are OOM kills in cgroups of others, which count
-    on the host too.
+    on the host too. ``reread`` bytes of the container's page cache count as used, since they are read back.
     """
 
     capacity: int = 4 * GIB
@@ -120,6 +120,7 @@ class World:
     refaults: int | None = None
     psi_full_inside: float | None = None
     refaults_inside: int | None = None
+    reread: int = 0
     decisions: list[Decision] = field(default_factory=list, repr=False)
     outcomes: list[tuple[Action, Outcome]] = field(default_factory=list, repr=False)
     requests: tuple[Request, ...] = ()
@@ -171,10 +172,11 @@ class World:
         if self.limit is not None:
             inside = self.used_inside
             left = min(available, max(0, self.limit - inside))
+            reread = min(left, self.reread)
             domains.append(
                 DomainReading(
-                    CONTAINER, self.limit, left, psi_full_avg10=self.psi_full_inside,
-                    oom_kills=self.oom_kills, refaults=self.refaults_inside,
+                    CONTAINER, self.limit, left - reread, psi_full_avg10=self.psi_full_inside,
+                    oom_kills=self.oom_kills, refaults=self.refaults_inside, reread_bytes=reread or None,
                 )
             )  # fmt: skip
         names = tuple(domain.name for domain in domains)

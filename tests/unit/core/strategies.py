@@ -223,7 +223,7 @@ _domain_names = st.sampled_from([HOST, HOST, CONTAINER, "gpu0", "", "x\ny"])
 _domains = st.builds(
     DomainReading, _domain_names, _ints, _ints, _text,
     psi_some_avg10=_floats, psi_full_avg10=_floats, oom_kills=_ints, refaults=_ints, swap_free_bytes=_ints,
-    cache_bytes=_ints, path=_text,
+    cache_bytes=_ints, reread_bytes=_ints, path=_text,
 )  # fmt: skip
 _states = st.sampled_from(["S", "R", "D", "T", "t", "Z", "", "?", "\n"])
 _runners = st.builds(

@@ -85,6 +85,7 @@ def test_active_cache_counts_as_used_while_it_is_read_back(tree: Tree) -> None:
     assert first is not None
     assert calm.available_bytes == GIB + RECLAIMABLE
     assert first.available_bytes == GIB + RECLAIMABLE - 112 * MIB
+    assert (calm.reread_bytes, first.reread_bytes) == (None, 112 * MIB)
     assert second == first
     assert later == DomainReading(
         "container", 4 * GIB, GIB + RECLAIMABLE, oom_kills=3, refaults=9000, path=first.path

@@ -89,13 +89,14 @@ class RefaultWatch:
 class LevelReading:
     """One cgroup: its limit (None for none), what is available below it, or why that is unknown.
 
-    ``cache_bytes`` as in `core.model.DomainReading`.
+    ``cache_bytes`` and ``reread_bytes`` as in `core.model.DomainReading`.
     """
 
     limit_bytes: int | None = None
     available_bytes: int | None = None
     reason: str = ""
     cache_bytes: int | None = None
+    reread_bytes: int = 0
 
 
 class CgroupLevel:
@@ -132,9 +133,12 @@ class CgroupLevel:
             return LevelReading(limit, None, unread.reason or f"{unread.path}: not understood")
         self.refaults = cache.refaults
         thrashing = self._watch.rising(cache.refaults, now)
-        in_use = max(0, used - cache.reclaimable_bytes(thrashing=thrashing))
+        least, most = (
+            max(0, limit - max(0, used - cache.reclaimable_bytes(thrashing=counts)))
+            for counts in (thrashing, False)
+        )
         cache_bytes = cache.active_bytes if thrashing and self._may_reclaim else None
-        return LevelReading(limit, max(0, limit - in_use), cache_bytes=cache_bytes)
+        return LevelReading(limit, least, cache_bytes=cache_bytes, reread_bytes=most - least)
 
     def _limit(self, now: float) -> tuple[int | None, str]:
         limits: list[int] = []
@@ -221,8 +225,9 @@ class CgroupDomain:
         if not tightest.limit_bytes:
             return self._unread(f"{level.directory}: a limit of 0 bytes")
         available = tightest.available_bytes or 0
+        unhurried = min((r.available_bytes or 0) + r.reread_bytes for r, _ in limited)
         if host_available is not None:
-            available = min(available, host_available)
+            available, unhurried = min(available, host_available), min(unhurried, host_available)
         return DomainReading(
             name=self.name,
             capacity_bytes=tightest.limit_bytes,
@@ -230,6 +235,7 @@ class CgroupDomain:
             refaults=self._levels[0].refaults if self._levels[0].refaults is not None else level.refaults,
             path=level.directory,
             cache_bytes=tightest.cache_bytes,
+            reread_bytes=unhurried - available or None,
         )
 
     def _unread(self, reason: str, capacity: int | None = None) -> DomainReading:
