@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ollama_guard.core.model import Level, Rung
+from dataclasses import replace
+
+from ollama_guard.core.model import Level, LoadedModel, Rung, Snapshot
 from ollama_guard.core.policy import GIB, MIB
-from ollama_guard.testing.scenario import World
+from ollama_guard.testing.scenario import World, blob_of
 
 
 def test_a_restarted_guard_never_aborts_a_loaded_model_whose_cache_is_not_touched_yet() -> None:
@@ -96,3 +98,26 @@ def test_page_cache_that_is_read_back_while_nobody_loads_counts_as_used() -> Non
     world.reread = 350 * MIB
     world.play(30)
     assert world.acted() == [(Rung.UNLOAD_IDLE, ("idle",))]
+
+
+class Older(World):
+    """Ollama before 0.30, which lists a model as soon as its load has begun."""
+
+    def snapshot(self) -> Snapshot:
+        """As it is, with all of them listed."""
+        seen = super().snapshot()
+        listed = tuple(LoadedModel(m.name, blob_of(m.name), m.size, 0, 300.0) for m in self.models)
+        return replace(seen, api=replace(seen.api, version="0.5.4", loaded=listed))
+
+
+def test_a_listed_load_that_waits_for_its_disk_is_no_model_at_work() -> None:
+    """Seen with fifteen busy programs on two cores: at critical the ladder would kill it as busy."""
+    world = Older(capacity=8 * GIB)
+    mid = world.load("mid", 573 * MIB, loaded=False)
+    mid.rate = 300 * MIB
+    world.play(1)
+    mid.rate = 0
+    world.play(3)
+    assert [runner.loaded_at for runner in world.state.runners] == [None]
+    world.play(4)
+    assert [runner.loaded_at is None for runner in world.state.runners] == [False]

@@ -130,7 +130,9 @@ def has_loaded(state: RunnerState, reading: RunnerReading, snapshot: Snapshot) -
     whole = foreseen(reading, snapshot).count
     if whole and reading.freeable_bytes >= LOADED_SHARE * whole:
         return True
-    return still_seconds >= SETTLED_LISTED_SECONDS
+    # Without its weights it waits for the disk or a processor, however still it stands.
+    in_memory = _has_weights(reading, snapshot)
+    return still_seconds >= (SETTLED_LISTED_SECONDS if in_memory else SETTLED_SILENT_SECONDS)
 
 
 def _usual_seconds(reading: RunnerReading, snapshot: Snapshot) -> float:
