@@ -487,7 +487,7 @@ def test_doctor_finds_what_is_wrong_and_says_how_it_is_mended(box: Box) -> None:
     box.configure()
     result = box.run("doctor", "--json")
     assert result.returncode == 1
-    expected = {"guard", "oom_policy", "prompt_cache", "keep_alive", "max_vram", "exposed"}
+    expected = {"guard", "prompt_cache", "keep_alive", "max_vram", "exposed", *box.watched_by_systemd}
     assert expected <= checks(result)
     text = box.run("doctor").stdout
     assert "keep_alive (advice): ollama.service has OLLAMA_KEEP_ALIVE=-1" in text
@@ -495,7 +495,7 @@ def test_doctor_finds_what_is_wrong_and_says_how_it_is_mended(box: Box) -> None:
 
 
 def test_what_init_wrote_is_no_longer_found(unit: Box) -> None:
-    mended = {"oom_policy", "prompt_cache"}
+    mended = {"prompt_cache", *unit.watched_by_systemd}
     assert mended <= checks(unit.run("doctor", "--json"))
     unit.run("init", "--apply")
     lines = re.findall(r"^Environment=(.+)=(.+)$", unit.text(DROP_IN), re.MULTILINE)

@@ -57,6 +57,7 @@ def guard_facts(where: Places, root: Path) -> tuple[Policy, GuardFacts, Mapping[
         reaches_docker=process.may_use(
             Path(policy.ollama.docker_host.removeprefix("unix://") or DOCKER_SOCKET)
         ),
+        cannot=cannot(status),
         unknown=unknown,
     )
     return policy, facts, status
@@ -110,6 +111,12 @@ def _would(status: Mapping[str, Any]) -> str:
             return f"it is frozen: {held.get('reason')}"
     reason = str((status.get("last_decision") or {}).get("reason"))
     return reason if reason.startswith(_WOULD) and _NEEDS_WORD in reason else ""
+
+
+def cannot(status: Mapping[str, Any]) -> str:
+    """Why the guard may not stop or start the server, in its own words; "" for nothing."""
+    runtime = (status.get("ollama") or {}).get("runtime") or {}
+    return str(runtime.get("cannot") or "")
 
 
 class _Groups:
