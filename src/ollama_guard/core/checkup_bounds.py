@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from ollama_guard.core.checks import Check
 from ollama_guard.core.finding import Finding, Severity, set_environment
 from ollama_guard.core.machine import Machine, Server
-from ollama_guard.core.mending import keep_from_swap, kernel_argument, no_throttle, set_limit
+from ollama_guard.core.mending import (
+    keep_from_swap,
+    kernel_argument,
+    no_throttle,
+    set_limit,
+    with_memory_cgroups,
+)
 from ollama_guard.core.model import Level
 from ollama_guard.core.policy import MIB, Policy
 from ollama_guard.core.runtime import RuntimeKind
@@ -55,7 +61,7 @@ def unlimited(machine: Machine, policy: Policy) -> Iterator[Finding]:
             f"{server.title} has no memory limit on a machine of {bytes_text(machine.total_bytes)}",
             "what it takes, everybody else loses: on a CPU Ollama tests no memory before it loads a model."
             f" With {bytes_text(limit)} the soft threshold and an eighth of the memory stay for the others",
-            set_limit(server, limit),
+            with_memory_cgroups(machine.kernel, set_limit(server, limit)),
         )
 
 

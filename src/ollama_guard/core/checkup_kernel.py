@@ -8,7 +8,7 @@ from ollama_guard.core.checks import Check
 from ollama_guard.core.finding import Finding, Severity
 from ollama_guard.core.kernelfacts import Swap
 from ollama_guard.core.machine import Machine, Server
-from ollama_guard.core.mending import keep_from_swap, kernel_argument
+from ollama_guard.core.mending import keep_from_swap, kernel_argument, with_memory_cgroups
 from ollama_guard.core.policy import MIB, Policy
 from ollama_guard.core.sizing import largest_limit
 from ollama_guard.core.units import bytes_text
@@ -32,7 +32,7 @@ def slow_swap(machine: Machine, policy: Policy) -> Iterator[Finding]:
                 f"{named}, and {server.title} may be swapped there",
                 "a model that was swapped out is read back at a few MB/s in small pieces: minutes in which"
                 " the machine looks frozen",
-                keep_from_swap(server, _limit(machine, server), areas, largest_limit(machine, policy)),
+                _kept(machine, policy, server, areas),
                 Severity.ADVICE,
             )
 
@@ -49,7 +49,7 @@ def zram(machine: Machine, policy: Policy) -> Iterator[Finding]:
                 " there",
                 "quantized weights hardly compress: a model that is swapped into memory frees next to"
                 " none, and each of its tokens costs CPU time",
-                keep_from_swap(server, _limit(machine, server), areas, largest_limit(machine, policy)),
+                _kept(machine, policy, server, areas),
                 Severity.ADVICE,
             )
 
@@ -62,6 +62,12 @@ def _swapping(machine: Machine) -> list[Server]:
 def _limit(machine: Machine, server: Server) -> int | None:
     limit = server.limit_bytes
     return limit if limit is not None and limit < machine.total_bytes else None
+
+
+def _kept(machine: Machine, policy: Policy, server: Server, areas: list[Swap]) -> str:
+    """How to keep it out of these areas."""
+    mend = keep_from_swap(server, _limit(machine, server), areas, largest_limit(machine, policy))
+    return mend if mend.startswith("swapoff ") else with_memory_cgroups(machine.kernel, mend)
 
 
 def _names(areas: list[Swap]) -> str:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from ollama_guard.core.finding import called, compose_place, restart, set_in_unit
-from ollama_guard.core.kernelfacts import Swap
+from ollama_guard.core.kernelfacts import Kernel, Swap
 from ollama_guard.core.machine import Server
 from ollama_guard.core.policy import MIB
 from ollama_guard.core.protection import among_deploys, may_have_deploys
@@ -20,6 +20,13 @@ def no_throttle(server: Server) -> str:
     if server.kind is RuntimeKind.SYSTEMD:
         return set_in_unit(server, "MemoryHigh=infinity")
     return _into_cgroup(server, "memory.high", "max")
+
+
+def with_memory_cgroups(kernel: Kernel, mend: str) -> str:
+    """A mend that bounds a cgroup's memory; where the kernel does not do that, how to start it so that it does."""
+    if kernel.memory_cgroups is not False:
+        return mend
+    return f"{kernel_argument('cgroup_enable=memory')}; then ask doctor again"
 
 
 def set_limit(server: Server, limit_bytes: int) -> str:

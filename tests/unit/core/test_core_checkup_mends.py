@@ -238,6 +238,20 @@ def test_swap_that_a_kernel_does_not_count_is_counted_first() -> None:
     assert "cmdline.txt" in finding.mend
 
 
+def test_where_no_memory_can_be_bounded_the_kernel_has_to_learn_it_first() -> None:
+    """A Raspberry Pi is started so; Docker then throws every limit away."""
+    free = limited(BOX, None, NO_BOUND_BYTES)
+    for kernel in (replace(SLOW, memory_cgroups=False), replace(ZRAM, memory_cgroups=False)):
+        found = examine(replace(MACHINE, servers=(free,), kernel=kernel), GUARD, Policy())
+        assert len(found) == 2
+        for finding in found:
+            assert finding.mend.startswith("cgroup_enable=memory on the kernel's command line"), finding.mend
+            assert "cmdline.txt below /boot" in finding.mend
+    at_root = replace(PROCESS, cgroup="/", swap_allowed_bytes=None)
+    unbounded = replace(MACHINE, servers=(at_root,), kernel=replace(SLOW, memory_cgroups=False))
+    assert examine(unbounded, GUARD, Policy())[0].mend.startswith("swapoff /dev/sda2")
+
+
 def test_a_card_of_a_raspberry_pi_is_told_its_own_service() -> None:
     card = replace(MACHINE.kernel, swaps=(Swap("/var/swap", 2 * GIB, slow="an SD card"),))
     bare = replace(PROCESS, cgroup="/", swap_allowed_bytes=None)
