@@ -23,7 +23,7 @@ def no_throttle(server: Server) -> str:
 
 
 def with_memory_cgroups(kernel: Kernel, mend: str) -> str:
-    """A mend that bounds a cgroup's memory; where the kernel does not do that, how to start it so that it does."""
+    """A mend that bounds a cgroup's memory; of a kernel that does not, how to start it so that it does."""
     if kernel.memory_cgroups is not False:
         return mend
     return f"{kernel_argument('cgroup_enable=memory')}; then ask doctor again"

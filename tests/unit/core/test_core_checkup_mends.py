@@ -89,6 +89,10 @@ def bad(server: Server) -> Iterator[tuple[Check, Server, Machine, Policy]]:
     yield Check.KEEP_ALIVE, said(server, OLLAMA_KEEP_ALIVE="-1"), MACHINE, Policy()
     yield Check.KEEP_ALIVE_GARBAGE, said(server, OLLAMA_KEEP_ALIVE="1d"), MACHINE, Policy()
     yield Check.LIMIT, limited(server, 16 * GIB), MACHINE, Policy()
+    if server.kind is RuntimeKind.DOCKER or (
+        server.kind is RuntimeKind.SYSTEMD and server.cgroup_version == 2
+    ):
+        yield Check.LIMIT, limited(server, 16 * GIB, NO_BOUND_BYTES), MACHINE, Policy()  # one line for both
     yield Check.TIER_LIMIT, limited(server, 4 * GIB), replace(MACHINE, models=()), TIER
     yield Check.SWAP_UNBOUNDED, swapping, MACHINE, Policy()
     yield Check.SWAP_UNBOUNDED, limited(server, GIB, GIB), replace(MACHINE, models=()), Policy()
