@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ollama_guard.core.checks import Check
 from ollama_guard.core.checkup_guard import GuardFacts
-from ollama_guard.core.finding import Finding, Severity, ask, set_environment
+from ollama_guard.core.finding import Finding, Severity, ask, set_environment, set_variables
 from ollama_guard.core.foreseen import DEFAULT_CONTEXT_TOKENS
 from ollama_guard.core.machine import Installed, Machine, Reloads
 from ollama_guard.core.naming import parse
@@ -128,7 +128,7 @@ def parallel(machine: Machine, policy: Policy) -> Iterator[Finding]:
         f"{server.title}: {sums}, of the {bytes_text(room.room_bytes)} there are for models",
         "each slot has a KV cache of its own for the whole context, which is taken when the model is loaded,"
         " however short the requests are" + (f": {worst.name} no longer fits" if lost else ""),
-        "; and ".join(set_environment(server, key, value) for key, value in _smaller(fitting, room)),
+        set_variables(server, dict(_smaller(fitting, room))),
         Severity.SERIOUS if lost else Severity.ADVICE,
     )
 

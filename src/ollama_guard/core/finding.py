@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -92,18 +93,26 @@ def restart(server: Server) -> str:
 
 def set_environment(server: Server, key: str, value: str) -> str:
     """How to set one variable of its environment."""
+    return set_variables(server, {key: value})
+
+
+def set_variables(server: Server, wanted: Mapping[str, str]) -> str:
+    """How to set variables of its environment, all with one restart."""
+    pairs = [f"{key}={value}" for key, value in wanted.items()]
     match server.kind:
         case RuntimeKind.SYSTEMD:
-            files = " or ".join(_environment_files(server))
-            wins = f"; a line {key}= in {files} would win over it: take that out" if files else ""
-            return set_in_unit(server, f"Environment={key}={value}", wins)
+            files, keys = " or ".join(_environment_files(server)), " or ".join(f"{key}=" for key in wanted)
+            wins = f"; a line {keys} in {files} would win over it: take that out" if files else ""
+            return set_in_unit(server, " and ".join(f"Environment={pair}" for pair in pairs), wins)
         case RuntimeKind.DOCKER:
             where = compose_place(server, "environment")
             if where:
-                return f'{key}: "{value}" under {where}, then: {restart(server)}'
-            return f"--env {key}={value} among the options of its docker run; {restart(server)}"
+                lines = " and ".join(f'{key}: "{value}"' for key, value in wanted.items())
+                return f"{lines} under {where}, then: {restart(server)}"
+            options = " ".join(f"--env {pair}" for pair in pairs)
+            return f"{options} among the options of its docker run; {restart(server)}"
         case RuntimeKind.PROCESS:
-            return f"start it with {key}={value} in its environment: {key}={value} ollama serve"
+            return f"start it with {' '.join(pairs)} in its environment: {' '.join(pairs)} ollama serve"
 
 
 def publish_locally(server: Server, port: int, inside: int) -> str:
