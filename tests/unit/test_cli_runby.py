@@ -12,9 +12,9 @@ from ollama_guard.cli.guard_facts import cannot
 from ollama_guard.cli.runby import own_network, with_files
 from ollama_guard.core.checkup_guard import GuardFacts, rights
 from ollama_guard.core.machine import ComposeFacts, ContainerFacts, Machine, Server
+from ollama_guard.core.plan import view
 from ollama_guard.core.policy import GIB, Authority
 from ollama_guard.core.runtime import RuntimeKind
-from ollama_guard.core.status import view
 from ollama_guard.hands.adapters.systemd.readings import denied
 from ollama_guard.testing.scenario import World
 from ollama_guard.testing.served import Served
@@ -62,13 +62,12 @@ def test_without_a_stack_there_is_nothing_to_look_for(tmp_path: Path) -> None:
     assert with_files(None, tmp_path) is None
 
 
-def test_a_unit_that_polkit_keeps_from_the_guard_is_told_by_its_status_and_found() -> None:
+def test_a_unit_that_polkit_keeps_from_the_guard_is_told_by_its_playbooks_and_found() -> None:
     served = Served()
     unit = Server(1, RuntimeKind.SYSTEMD, served.reading.name)
     for reading, found in ((served.reading, 0), (denied(served.reading), 1)):
         served.reading = reading
         world = World(served=served)
-        told = cannot(view(world.policy, world.state, world.snapshot(), {}))
+        told = cannot(view(world.policy, world.state, world.snapshot()))
         facts = GuardFacts(authority=Authority.SERVER, cannot=told)
         assert len(list(rights(Machine(GIB, servers=(unit,)), facts))) == found, told
-    assert cannot({}) == cannot({"ollama": {"runtime": {"kind": None, "name": None, "cannot": None}}}) == ""

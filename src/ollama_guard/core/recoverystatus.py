@@ -15,13 +15,13 @@ OWN_AGAIN = "from its next start on Ollama has its own bound again"
 
 
 def runtime(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:
-    """How the guarded server is run; ``cannot``: why it may not be stopped or started, "" for nothing."""
+    """How the guarded server is run."""
     found = runtime_here(scene)
     if found is None:
         several = len(scene.snapshot.servers) > 1
         unknown["ollama.runtime"] = "there are several servers" if several else NOT_TOLD
-        return {"kind": None, "name": None, "cannot": None}
-    return {"kind": found.kind.value, "name": found.name, "cannot": found.cannot}
+        return {"kind": None, "name": None}
+    return {"kind": found.kind.value, "name": found.name}
 
 
 def caps(scene: Scene, unknown: dict[str, str]) -> dict[str, Any]:
