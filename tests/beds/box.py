@@ -64,6 +64,12 @@ class Box:
         if name.endswith(".service"):
             self.systemd.units = {name: FakeUnit(name, self.server.pid)}
 
+    @property
+    def watched_by_systemd(self) -> frozenset[str]:
+        """What a unit without OOMPolicy is found for: on cgroup v1 nothing, where systemd can't watch."""
+        old = (self.cgroup.path / "memory.limit_in_bytes").exists()
+        return frozenset() if old else frozenset({"oom_policy"})
+
     def put(self, path: str, text: str) -> Path:
         """A file of this machine."""
         file = self.root / path.removeprefix("/")

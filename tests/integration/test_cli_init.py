@@ -283,7 +283,9 @@ def test_a_container_of_composes_gets_an_override_beside_its_file(box: Box) -> N
     override = box.text("/srv/llm/docker-compose.override.yml")
     assert 'entrypoint: ["/bin/sh", "/usr/share/ollama-guard/ollama-guard-entrypoint"]' in override
     assert 'command: ["serve"]' in override
-    assert re.search(r"^    mem_limit: \d+m$", override, re.MULTILINE)
+    limit = re.search(r"^    mem_limit: (\d+m)$", override, re.MULTILINE)
+    assert limit
+    assert f"\n    memswap_limit: {limit[1]}\n" in override
     assert "in force after: cd /srv/llm && docker compose up -d ollama\n" in first.stdout
     folder = box.root / "var/lib/ollama-guard/env"
     assert folder.stat().st_mode & 0o777 == 0o755
@@ -322,7 +324,8 @@ def test_an_override_of_the_owners_is_never_touched(box: Box) -> None:
 def test_for_a_plain_container_it_says_what_to_add_and_writes_its_own_file_only(box: Box) -> None:
     as_container(box, {})
     result = box.run("init", "--apply")
-    assert "==> to add to the `docker run` of llm\n--memory " in result.stdout
+    said = result.stdout.partition("==> to add to the `docker run` of llm\n")[2]
+    assert re.match(r"--memory (\d+m) --memory-swap \1\n", said)
     assert "--env OLLAMA_NUM_PARALLEL=1\n" in result.stdout
     written = {path for path in box.tree() if (box.root / path).is_file()}
     assert {path for path in written if "before" not in path} == {
@@ -484,7 +487,7 @@ def test_doctor_finds_what_is_wrong_and_says_how_it_is_mended(box: Box) -> None:
     box.configure()
     result = box.run("doctor", "--json")
     assert result.returncode == 1
-    expected = {"guard", "oom_policy", "prompt_cache", "keep_alive", "max_vram", "exposed"}
+    expected = {"guard", "prompt_cache", "keep_alive", "max_vram", "exposed", *box.watched_by_systemd}
     assert expected <= checks(result)
     text = box.run("doctor").stdout
     assert "keep_alive (advice): ollama.service has OLLAMA_KEEP_ALIVE=-1" in text
@@ -492,7 +495,7 @@ def test_doctor_finds_what_is_wrong_and_says_how_it_is_mended(box: Box) -> None:
 
 
 def test_what_init_wrote_is_no_longer_found(unit: Box) -> None:
-    mended = {"oom_policy", "prompt_cache"}
+    mended = {"prompt_cache", *unit.watched_by_systemd}
     assert mended <= checks(unit.run("doctor", "--json"))
     unit.run("init", "--apply")
     lines = re.findall(r"^Environment=(.+)=(.+)$", unit.text(DROP_IN), re.MULTILINE)

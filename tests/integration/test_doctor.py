@@ -85,8 +85,8 @@ def test_every_planted_fault_is_found_and_nothing_else_and_nothing_once_they_are
     result = box.run("doctor", "--json")
     assert (result.returncode, result.stderr) == (1, "")
     serious = {
-        "guard", "orphans", "exposed", "oom_policy", "swap_unbounded", "prompt_cache", "never_fits",
-        "max_loaded", "overcommit",
+        "guard", "orphans", "exposed", "swap_unbounded", "prompt_cache", "never_fits", "max_loaded",
+        "overcommit", *box.watched_by_systemd,
     }  # fmt: skip
     advice = {
         "max_queue", "keep_alive_garbage", "max_vram", "environment_drift", "aliases", "parallel",

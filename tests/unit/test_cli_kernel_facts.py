@@ -43,6 +43,19 @@ def test_a_calm_kernel_is_read(lay_out: Callable[..., Kernel]) -> None:
     assert lay_out.unknown == {}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("rows", "known"),
+    [("memory 0 99 1\n", True), ("memory\t0\t99\t0\n", False), ("cpu 0 1 1\n", None), ("", None)],
+)
+def test_a_kernel_without_memory_cgroups_says_so(
+    lay_out: Callable[..., Kernel],
+    rows: str,
+    known: bool | None,  # noqa: FBT001
+) -> None:
+    head = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n"
+    assert lay_out(**{"proc/cgroups": f"{head}{rows}"}).memory_cgroups is known
+
+
 def test_zfs_tells_how_far_its_cache_may_grow(lay_out: Callable[..., Kernel]) -> None:
     arcstats = "9 1 0x01 123 33456 5 6\nname type data\nhits 4 9\nc_max 4 8000\nsize 4 5000\nbroken\n"
     kernel = lay_out(**{"proc/spl/kstat/zfs/arcstats": arcstats})

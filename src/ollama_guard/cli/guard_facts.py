@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ollama_guard.cli.client import NoPermission, NotRunning, get_status
+from ollama_guard.cli.client import NoPermission, NotRunning, get_playbooks, get_status
 from ollama_guard.cli.guard_process import DOCKER_SOCKET, process_facts
 from ollama_guard.cli.options import Places
 from ollama_guard.cli.written import GUARDS_USER, below, policy_below
 from ollama_guard.core.checkup_guard import GROUPS, GuardFacts
 from ollama_guard.core.model import Condition
-from ollama_guard.core.policy import Policy
+from ollama_guard.core.policy import Authority, Policy
+from ollama_guard.core.recovery import Playbook
 from ollama_guard.errors import ConfigError, ServiceUnavailable
 from ollama_guard.settings.compiler import DEFAULT_PATH
 
@@ -42,6 +43,7 @@ def guard_facts(where: Places, root: Path) -> tuple[Policy, GuardFacts, Mapping[
     answers, status = _asked(where.runtime_dir, unknown)
     process = process_facts(status)
     groups = _Groups(root)
+    may_act = policy.ollama.authority is Authority.SERVER
     facts = GuardFacts(
         answers=answers,
         status_age_seconds=_age(where.state_dir / "public" / "status.json"),
@@ -57,6 +59,7 @@ def guard_facts(where: Places, root: Path) -> tuple[Policy, GuardFacts, Mapping[
         reaches_docker=process.may_use(
             Path(policy.ollama.docker_host.removeprefix("unix://") or DOCKER_SOCKET)
         ),
+        cannot=_cannot(where.runtime_dir, unknown) if answers and may_act else "",
         unknown=unknown,
     )
     return policy, facts, status
@@ -110,6 +113,20 @@ def _would(status: Mapping[str, Any]) -> str:
             return f"it is frozen: {held.get('reason')}"
     reason = str((status.get("last_decision") or {}).get("reason"))
     return reason if reason.startswith(_WOULD) and _NEEDS_WORD in reason else ""
+
+
+def _cannot(runtime_dir: Path, unknown: dict[str, str]) -> str:
+    try:
+        return cannot(get_playbooks(runtime_dir))
+    except (NoPermission, NotRunning, ServiceUnavailable) as error:
+        unknown["the guard's playbooks"] = str(error)
+        return ""
+
+
+def cannot(document: Mapping[str, Any]) -> str:
+    """Why the guard may not stop or start the server, whoever asks for it; "" for nothing."""
+    rows = (row for row in document["playbooks"] if row["name"] == Playbook.FREEZE)
+    return next((str(row["why_not_by_hand"] or "") for row in rows), "")
 
 
 class _Groups:

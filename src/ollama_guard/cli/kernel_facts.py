@@ -38,6 +38,7 @@ def kernel_facts(root: Path, unknown: dict[str, str]) -> Kernel:
         arc_bytes=arc.get("size"),
         arc_max_bytes=arc.get("c_max"),
         swaps=look.swaps(),
+        memory_cgroups=_memory_cgroups(look.word("proc/cgroups", optional=True)),
     )
 
 
@@ -119,3 +120,9 @@ class _Look:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _memory_cgroups(text: str) -> bool | None:
+    """By the rows of /proc/cgroups, which newer kernels have for v1 alone: without one it can't be told."""
+    rows = [line.split() for line in text.splitlines()]
+    return next((row[3] == "1" for row in rows if len(row) == 4 and row[0] == "memory"), None)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
+from ollama_guard.cli.bounded import read_within
 from ollama_guard.cli.glance import ANSWER_SECONDS
 from ollama_guard.cli.options import DEFAULT_STATE_DIR
-from ollama_guard.core.machine import runtime_of
+from ollama_guard.cli.written import below
+from ollama_guard.core.machine import ContainerFacts, runtime_of
 from ollama_guard.core.model import ServerReading
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.errors import RuntimeFailed
@@ -49,3 +52,24 @@ def _managers_child(pid: int) -> bool:
         parent = int(status.partition("\nPPid:")[2].split()[0])
         return parent == 1 or _PROC.joinpath(str(parent), "comm").read_text(errors="replace") == "systemd\n"
     return False
+
+
+def own_network(pid: int) -> bool:
+    """Whether a process has a network of its own (podman, LXC); False also where that can't be told."""
+    with contextlib.suppress(OSError):
+        return not _PROC.joinpath(str(pid), "ns/net").samefile(_PROC / "self/ns/net")
+    return False
+
+
+def with_files(container: ContainerFacts | None, root: Path) -> ContainerFacts | None:
+    """The facts, with whether the compose file is on this machine: Portainer's is in its own container."""
+    compose = container.compose if container else None
+    if container is None or compose is None:
+        return container
+    try:
+        read_within(below(root, Path(compose.working_dir, compose.config_files[0])))
+    except FileNotFoundError:
+        return replace(container, compose=replace(compose, readable=False))
+    except OSError:
+        pass  # it is there, and drift says why it can't be read
+    return container

@@ -10,7 +10,7 @@ from pathlib import Path
 from ollama_guard.cli.cgroup_facts import CGROUPS, PROC, cgroup_facts, has_gpu, sees_limit
 from ollama_guard.cli.glance import ANSWER_SECONDS, Glance, glance
 from ollama_guard.cli.options import DEFAULT_STATE_DIR
-from ollama_guard.cli.runby import run_by
+from ollama_guard.cli.runby import own_network, run_by, with_files
 from ollama_guard.cli.written_elsewhere import KEYS
 from ollama_guard.core.machine import (
     ContainerFacts,
@@ -137,7 +137,7 @@ def _server(reading: ServerReading, policy: Policy, root: Path, unknown: dict[st
             policy.ollama.docker_host, DEFAULT_STATE_DIR, RememberedLimits(DEFAULT_STATE_DIR)
         )
         try:
-            container = docker.facts(name, reading.uid, ANSWER_SECONDS)
+            container = with_files(docker.facts(name, reading.uid, ANSWER_SECONDS), root)
         except RuntimeFailed as problem:
             unknown["container"] = str(problem)
     environment = environment_of(reading.pid)
@@ -148,6 +148,7 @@ def _server(reading: ServerReading, policy: Policy, root: Path, unknown: dict[st
     held = cgroup_facts(reading.pid)
     return Server(
         pid=reading.pid,
+        own_network=own_network(reading.pid),
         kind=kind,
         name=name,
         cgroup=reading.cgroup or "",

@@ -143,8 +143,9 @@ def _loaded(machine: Machine, tiers: Sequence[Tier], room: Room) -> Line | None:
 
 
 def _parallel(models: Sequence[Installed], room: Room) -> Line:
-    costly = max(models, key=lambda m: m.cache_bytes(room.context), default=None)
-    each = bytes_text(costly.cache_bytes(room.context)) if costly else ""
+    one = replace(room, parallel=1)
+    costly = max(models, key=one.kv_bytes, default=None)
+    each = bytes_text(one.kv_bytes(costly)) if costly else ""
     example = f": {each} each for {costly.name}" if costly and costly.kv_bytes_per_token else ""
     why = f"requests answered at once by one model. Each further one is a KV cache more{example}"
     return Line("OLLAMA_NUM_PARALLEL", "1", why)

@@ -60,6 +60,10 @@ class About:
 
 
 SERIOUS, ADVICE = "serious", "advice"
+_FROM_SWAP = (
+    "`MemorySwapMax=0` in the unit's drop-in; for a container `mem_limit:` and `memswap_limit:`. `swapoff`"
+    " only for a process that is in no cgroup."
+)
 
 ABOUT: Mapping[Check, About] = {
     Check.CONFIG: About(
@@ -89,9 +93,10 @@ ABOUT: Mapping[Check, About] = {
     Check.RIGHTS: About(
         SERIOUS,
         "The running guard may not signal Ollama's runners (no CAP_KILL), or may act on a container and can't"
-        " reach Docker's socket.",
-        "What only a kill can end (a load, a runner that hangs), or only Docker can stop, goes on.",
-        "`AmbientCapabilities=CAP_KILL` in the guard's unit; for Docker `SupplementaryGroups=docker`.",
+        " reach Docker's socket, or on a unit and polkit forbids it.",
+        "What only a kill can end (a load, a runner that hangs), or only Docker or systemd can, goes on.",
+        "`AmbientCapabilities=CAP_KILL` in the guard's unit; for Docker `SupplementaryGroups=docker`; for a"
+        " unit the guard's polkit rule, with its name.",
     ),
     Check.MEMLOCK: About(
         ADVICE,
@@ -119,19 +124,21 @@ ABOUT: Mapping[Check, About] = {
     ),
     Check.EXPOSED: About(
         SERIOUS,
-        "Every address of the machine reaches Ollama: `OLLAMA_HOST`, or a container's published port.",
+        "Every address of the machine reaches Ollama, by `OLLAMA_HOST` or by a container's published port.",
         "Ollama knows no passwords: whoever reaches it can fill memory, delete models, and pull others.",
-        '`OLLAMA_HOST=127.0.0.1:11434`; in a compose file `ports: ["127.0.0.1:11434:11434"]`.',
+        "`OLLAMA_HOST=127.0.0.1:11434`; in a compose file `127.0.0.1:11434:11434` instead of the old line"
+        " under `ports:`. Clients elsewhere and in containers lose it: for them docker0's address, or a"
+        " firewall.",
     ),
     Check.OOM_POLICY: About(
         SERIOUS,
-        "A unit without `OOMPolicy=continue`.",
+        "A unit without `OOMPolicy=continue` (cgroup v2: on v1 systemd does not watch for such kills).",
         "When the kernel kills one model's process, systemd stops the whole service.",
         "`OOMPolicy=continue` in the unit's drop-in.",
     ),
     Check.NO_LIMIT: About(
         SERIOUS,
-        "A container without a memory limit below the machine's memory.",
+        "A container without a memory limit, where there is one that leaves the others enough.",
         "On a CPU Ollama tests no memory before it loads: it takes what the machine and its neighbours need.",
         "`mem_limit:` and `memswap_limit:` in the compose file, or `docker update`, with the size that fits.",
     ),
@@ -163,7 +170,7 @@ ABOUT: Mapping[Check, About] = {
     ),
     Check.SWAP_UNBOUNDED: About(
         SERIOUS,
-        "A memory limit that does not bound swap, on a machine with swap.",
+        "A memory limit beside which all swap, or as much of it as memory (Docker's default), may be taken.",
         "At its limit Ollama spills models into swap: every answer waits for the disk.",
         "`MemorySwapMax=0` in the unit's drop-in; `memswap_limit:` as large as `mem_limit:`.",
     ),
@@ -190,7 +197,7 @@ ABOUT: Mapping[Check, About] = {
         "serious where a model no longer fits because of it, else advice",
         "`OLLAMA_NUM_PARALLEL` times the context takes a quarter or more of what there is for models.",
         "Each slot is a KV cache of its own for the whole context, taken when the model is loaded.",
-        "`OLLAMA_NUM_PARALLEL=1`, or with one slot a shorter `OLLAMA_CONTEXT_LENGTH=`.",
+        "`OLLAMA_NUM_PARALLEL=1`, and where that is not enough a shorter `OLLAMA_CONTEXT_LENGTH=`.",
     ),
     Check.MAX_QUEUE: About(
         "serious for 0, else advice",
@@ -236,39 +243,43 @@ ABOUT: Mapping[Check, About] = {
     ),
     Check.RELOAD_THRASH: About(
         ADVICE,
-        "One model was loaded again and again within the hour, with two contexts in turn.",
+        "One model was loaded again and again, with two contexts in turn within ten minutes.",
         "Clients with another `num_ctx` each make Ollama load the whole model anew at each switch.",
         "`OLLAMA_CONTEXT_LENGTH=` with the larger one, and no `num_ctx` in the clients.",
     ),
     Check.ALIASES: About(
         ADVICE,
-        "Two names are one model (one blob).",
-        "They share one process: unloading, hiding or limiting one does so to the other.",
-        "`ollama rm NAME`: the model stays under its other name.",
+        "Two names have the same weights (one blob): copies, or variants with another system prompt.",
+        "They share one process: unloading, hiding or limiting one does so to the other, and another"
+        " `num_ctx` loads it anew.",
+        "`ollama show --modelfile NAME` shows what each adds. If that is meant nothing, but the same"
+        " `num_ctx` for all.",
     ),
     Check.SWAP_SLOW: About(
         ADVICE,
         "Swap on a rotating disk or an SD card, which Ollama may use.",
         "A model that is swapped out comes back at a few MB/s: the machine looks frozen for minutes.",
-        "`MemorySwapMax=0` in the unit's drop-in (`memswap_limit:`, or `swapoff`).",
+        _FROM_SWAP,
     ),
     Check.ZRAM: About(
         ADVICE,
         "Swap in memory (zram), which Ollama may use.",
         "Quantized weights hardly compress: swapping a model frees next to nothing and costs CPU.",
-        "`MemorySwapMax=0` in the unit's drop-in (`memswap_limit:`, or `swapoff`).",
+        _FROM_SWAP,
     ),
     Check.ZFS_ARC: About(
         ADVICE,
         "ZFS' cache (ARC) may grow beyond a quarter of the memory.",
         "It shrinks only slowly, and the kernel does not count it as available: loads meet a full machine.",
-        "`options zfs zfs_arc_max=` with an eighth of the memory, in /etc/modprobe.d/zfs.conf.",
+        "`options zfs zfs_arc_max=` with an eighth of the memory, in /etc/modprobe.d/zfs.conf, then"
+        " `update-initramfs -u`.",
     ),
     Check.OVERCOMMIT: About(
         "serious for 2, else advice",
         "`vm.overcommit_memory` is 2 or 1.",
         "With 2 loads fail though memory is free; with 1 one that can't fit is killed instead of refused.",
-        "`vm.overcommit_memory = 0` in /etc/sysctl.d/90-ollama.conf.",
+        "`vm.overcommit_memory = 0` where it is set now, else in /etc/sysctl.d/90-ollama.conf. Redis asks"
+        " for 1: then leave that.",
     ),
     Check.THP: About(
         ADVICE,
@@ -278,7 +289,7 @@ ABOUT: Mapping[Check, About] = {
     ),
     Check.PSI: About(
         ADVICE,
-        "The kernel shows no pressure (/proc/pressure/memory).",
+        "The kernel shows no pressure (/proc/pressure/memory), though it is 4.20 or later.",
         "A machine that thrashes can look as if it had memory left, and nothing wakes the guard.",
         "`psi=1` on the kernel's command line.",
     ),

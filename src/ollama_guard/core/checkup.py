@@ -37,7 +37,6 @@ _OF_THE_MACHINE = (
     models.orphans,
     servers.exposed,
     servers.oom_policy,
-    bounds.too_large,
     bounds.throttled,
     bounds.swap_unbounded,
     bounds.swap_uncounted,
@@ -51,10 +50,17 @@ _OF_THE_MACHINE = (
     models.aliases,
     proxies.litellm,
 )
-_OF_ITS_SIZE = (bounds.unlimited, bounds.below_tiers, bounds.unseen, models.max_loaded, models.parallel)
-_OF_THE_KERNEL = (
+_OF_ITS_SIZE = (
+    bounds.unlimited,
+    bounds.too_large,
+    bounds.below_tiers,
+    bounds.unseen,
+    models.max_loaded,
+    models.parallel,
     kernel.slow_swap,
     kernel.zram,
+)
+_OF_THE_KERNEL = (
     kernel.zfs_arc,
     kernel.overcommit,
     kernel.huge_pages,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ollama_guard.core.checks import Check
-from ollama_guard.core.finding import (
-    Finding,
-    Severity,
-    keep_from_swap,
-    no_throttle,
-    set_environment,
-    set_limit,
-)
+from ollama_guard.core.finding import Finding, Severity, set_environment
 from ollama_guard.core.machine import Machine, Server
+from ollama_guard.core.mending import (
+    keep_from_swap,
+    kernel_argument,
+    no_throttle,
+    set_limit,
+    with_memory_cgroups,
+)
 from ollama_guard.core.model import Level
 from ollama_guard.core.policy import MIB, Policy
 from ollama_guard.core.runtime import RuntimeKind
@@ -32,35 +32,36 @@ def limited(machine: Machine) -> Iterator[tuple[Server, int]]:
             yield server, server.limit_bytes
 
 
-def too_large(machine: Machine) -> Iterator[Finding]:
+def too_large(machine: Machine, policy: Policy) -> Iterator[Finding]:
     """A limit that never holds; the one that a container should have is for `unlimited` to say."""
+    wanted = largest_limit(machine, policy)
     for server in machine.servers:
         limit = server.limit_bytes
-        if limit is None or limit <= machine.total_bytes:
+        if limit is None or limit <= machine.total_bytes or wanted <= 0:
             continue
         yield Finding(
             Check.LIMIT,
             f"{server.title} is limited to {bytes_text(limit)}, more than the machine's"
             f" {bytes_text(machine.total_bytes)}",
             "that limit never holds: the machine is out of memory first, and everybody on it with it",
-            set_limit(server, largest_limit(machine, Policy())),
+            set_limit(server, wanted),
         )
 
 
 def unlimited(machine: Machine, policy: Policy) -> Iterator[Finding]:
-    """A container that may take everything."""
+    """A container that may take everything, where there is a limit that leaves the others enough."""
+    limit = largest_limit(machine, policy)
     for server in machine.servers:
-        if server.kind is not RuntimeKind.DOCKER or server.limit_bytes is not None:
+        if server.kind is not RuntimeKind.DOCKER or server.limit_bytes is not None or limit <= 0:
             continue
         if server.container is None or server.container.memory_limit_bytes is not None:
             continue  # Docker could not be asked, or knows of one that its cgroup did not show here
-        limit = largest_limit(machine, policy)
         yield Finding(
             Check.NO_LIMIT,
             f"{server.title} has no memory limit on a machine of {bytes_text(machine.total_bytes)}",
             "what it takes, everybody else loses: on a CPU Ollama tests no memory before it loads a model."
             f" With {bytes_text(limit)} the soft threshold and an eighth of the memory stay for the others",
-            set_limit(server, limit),
+            with_memory_cgroups(machine.kernel, set_limit(server, limit)),
         )
 
 
@@ -142,16 +143,16 @@ def swap_unbounded(machine: Machine) -> Iterator[Finding]:
     if machine.swap_bytes <= 0:
         return
     for server, limit in limited(machine):
-        allowed = server.swap_allowed_bytes
-        if allowed is None or allowed < machine.swap_bytes:
-            continue
+        allowed, there = server.swap_allowed_bytes, machine.swap_bytes
+        if allowed is None or allowed < min(there, limit):
+            continue  # Docker's own, unasked, is as much swap as memory
         yield Finding(
             Check.SWAP_UNBOUNDED,
-            f"{server.title} is limited to {bytes_text(limit)} of memory, and may take all of the"
-            f" {bytes_text(machine.swap_bytes)} of swap besides",
+            f"{server.title} is limited to {bytes_text(limit)} of memory, and may take"
+            f" {bytes_text(min(allowed, there))} of the {bytes_text(there)} of swap besides",
             "at its limit models spill into swap: every answer then waits for it, and the guard sees"
             " memory that is never short",
-            keep_from_swap(server, limit, " ".join(swap.name for swap in machine.kernel.swaps)),
+            keep_from_swap(server, limit, machine.kernel.swaps),
         )
 
 
@@ -165,6 +166,5 @@ def swap_uncounted(machine: Machine) -> Iterator[Finding]:
             f"this kernel does not count the swap of {server.title}",
             f"its limit of {bytes_text(limit)} bounds memory alone: models spill into the"
             f" {bytes_text(machine.swap_bytes)} of swap, and every answer then waits for the disk",
-            "swapaccount=1 on the kernel's command line (GRUB_CMDLINE_LINUX in /etc/default/grub,"
-            " update-grub, reboot)",
+            kernel_argument("swapaccount=1"),
         )

@@ -30,6 +30,7 @@ class GuardFacts:
     words. ``unreadable`` is a configuration file that the guard's user can't read, ``missing_groups`` are the
     sockets' groups that this machine doesn't have. ``user`` is whose the running guard is, ``may_kill``
     whether it may signal everybody, ``reaches_docker`` whether it can use Docker's socket; None: not known.
+    ``cannot`` is why it may not stop or start the server, in its own words, "" for nothing.
     """
 
     answers: bool | None = None
@@ -44,6 +45,7 @@ class GuardFacts:
     user: str = ""
     may_kill: bool | None = None
     reaches_docker: bool | None = None
+    cannot: str = ""
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -151,6 +153,15 @@ def authority(machine: Machine, guard: GuardFacts) -> Iterator[Finding]:
     )
 
 
+# What the guard says of a unit that it may not drive, and the rule that it comes with, for ollama.service.
+_POLKIT = "polkit"
+_POLKIT_RULE = (
+    "install the guard's polkit rule (/usr/share/polkit-1/rules.d/50-ollama-guard.rules); for a unit of"
+    " another name than ollama.service copy it to /etc/polkit-1/rules.d/49-ollama-guard.rules and name the"
+    " unit there"
+)
+
+
 def rights(machine: Machine, guard: GuardFacts) -> Iterator[Finding]:
     """It runs, and may not do what its owner counts on."""
     for server in machine.servers:
@@ -169,6 +180,13 @@ def rights(machine: Machine, guard: GuardFacts) -> Iterator[Finding]:
                 f"the guard may act on {server.title} and can't use Docker's socket as {guard.user}",
                 "it is allowed to stop, constrain and start a frozen Ollama, and can't: that stays frozen",
                 f"SupplementaryGroups=docker {_IN_ITS_UNIT}",
+            )
+        elif server.kind is RuntimeKind.SYSTEMD and _POLKIT in guard.cannot and _may_act(server, guard):
+            yield Finding(
+                Check.RIGHTS,
+                f"the guard may act on {server.title}, and {guard.cannot}",
+                "it is allowed to stop, constrain and start a frozen Ollama, and can't: that stays frozen",
+                _POLKIT_RULE,
             )
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ollama_guard.core.checks import Check
-from ollama_guard.core.finding import Finding, Severity, keep_from_swap
+from ollama_guard.core.finding import Finding, Severity
 from ollama_guard.core.kernelfacts import Swap
 from ollama_guard.core.machine import Machine, Server
-from ollama_guard.core.policy import MIB
+from ollama_guard.core.mending import keep_from_swap, kernel_argument, with_memory_cgroups
+from ollama_guard.core.policy import MIB, Policy
+from ollama_guard.core.sizing import largest_limit
 from ollama_guard.core.units import bytes_text
 
 # The share of memory that ZFS' cache may have beside models before it is worth a word, and what is advised:
 # half of the memory, its own default, is what the largest model would need.
 LARGE_ARC_SHARE, ARC_SHARE = 1 / 4, 1 / 8
 _SYSCTL = "/etc/sysctl.d/90-ollama.conf"
+# The first kernel that has pressure to show.
+_PSI_SINCE = (4, 20)
 
 
-def slow_swap(machine: Machine) -> Iterator[Finding]:
+def slow_swap(machine: Machine, policy: Policy) -> Iterator[Finding]:
     """Models that may be swapped to what is slow to read back."""
     areas = [swap for swap in machine.kernel.swaps if swap.slow and not swap.zram]
     for server in _swapping(machine):
@@ -28,12 +32,12 @@ def slow_swap(machine: Machine) -> Iterator[Finding]:
                 f"{named}, and {server.title} may be swapped there",
                 "a model that was swapped out is read back at a few MB/s in small pieces: minutes in which"
                 " the machine looks frozen",
-                keep_from_swap(server, _limit(machine, server), _names(areas)),
+                _kept(machine, policy, server, areas),
                 Severity.ADVICE,
             )
 
 
-def zram(machine: Machine) -> Iterator[Finding]:
+def zram(machine: Machine, policy: Policy) -> Iterator[Finding]:
     """Models that may be swapped into memory, where they stay as large as they were."""
     areas = [swap for swap in machine.kernel.swaps if swap.zram]
     for server in _swapping(machine):
@@ -45,7 +49,7 @@ def zram(machine: Machine) -> Iterator[Finding]:
                 " there",
                 "quantized weights hardly compress: a model that is swapped into memory frees next to"
                 " none, and each of its tokens costs CPU time",
-                keep_from_swap(server, _limit(machine, server), _names(areas)),
+                _kept(machine, policy, server, areas),
                 Severity.ADVICE,
             )
 
@@ -58,6 +62,12 @@ def _swapping(machine: Machine) -> list[Server]:
 def _limit(machine: Machine, server: Server) -> int | None:
     limit = server.limit_bytes
     return limit if limit is not None and limit < machine.total_bytes else None
+
+
+def _kept(machine: Machine, policy: Policy, server: Server, areas: list[Swap]) -> str:
+    """How to keep it out of these areas."""
+    mend = keep_from_swap(server, _limit(machine, server), areas, largest_limit(machine, policy))
+    return mend if mend.startswith("swapoff ") else with_memory_cgroups(machine.kernel, mend)
 
 
 def _names(areas: list[Swap]) -> str:
@@ -76,8 +86,8 @@ def zfs_arc(machine: Machine) -> Iterator[Finding]:
         f" keeps {bytes_text(held)} now",
         "the kernel does not count it as available, and it gives way more slowly than a model is loaded:"
         " loads meet a full machine",
-        f"options zfs zfs_arc_max={wanted} in /etc/modprobe.d/zfs.conf, then: echo {wanted} >"
-        " /sys/module/zfs/parameters/zfs_arc_max",
+        f"options zfs zfs_arc_max={wanted} in /etc/modprobe.d/zfs.conf, then: update-initramfs -u (Fedora:"
+        f" dracut -f) for the next start, and echo {wanted} > /sys/module/zfs/parameters/zfs_arc_max for now",
         Severity.ADVICE,
     )
 
@@ -98,7 +108,9 @@ def overcommit(machine: Machine) -> Iterator[Finding]:
         Check.OVERCOMMIT,
         f"vm.overcommit_memory is {mode}",
         why,
-        f"vm.overcommit_memory = 0 in {_SYSCTL}, then: sysctl --system",
+        "vm.overcommit_memory = 0 where it is set now (grep -rs overcommit_memory /etc/sysctl.conf"
+        f" /etc/sysctl.d), else in {_SYSCTL}, then: sysctl --system"
+        + ("; Redis asks for 1: where one runs here, leave it" if mode == 1 else ""),
         Severity.SERIOUS if mode == 2 else Severity.ADVICE,
     )
 
@@ -121,13 +133,14 @@ def huge_pages(machine: Machine) -> Iterator[Finding]:
 
 def pressure(machine: Machine) -> Iterator[Finding]:
     """A kernel that does not tell how it stalls."""
-    if machine.psi:
+    version = machine.kernel.version
+    if machine.psi or (version is not None and version < _PSI_SINCE):
         return
     yield Finding(
         Check.PSI,
         "this kernel shows no pressure (there is no /proc/pressure/memory)",
         "a machine that thrashes can look as if it had memory left; without pressure the guard is not"
         " woken by it, and can't tell a freeze from a busy moment",
-        "psi=1 on the kernel's command line (GRUB_CMDLINE_LINUX in /etc/default/grub, update-grub, reboot)",
+        kernel_argument("psi=1"),
         Severity.ADVICE,
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ollama_guard.core.checks import Check
 from ollama_guard.core.checkup_guard import GuardFacts
-from ollama_guard.core.finding import Finding, Severity, ask, set_environment
+from ollama_guard.core.finding import Finding, Severity, ask, set_environment, set_variables
 from ollama_guard.core.foreseen import DEFAULT_CONTEXT_TOKENS
 from ollama_guard.core.machine import Installed, Machine, Reloads
 from ollama_guard.core.naming import parse
@@ -94,8 +94,9 @@ def max_loaded(machine: Machine, policy: Policy) -> Iterator[Finding]:
         return
     yield Finding(
         Check.MAX_LOADED,
-        f"{server.title} has no OLLAMA_MAX_LOADED_MODELS: it keeps {AUTO_LOADED} models loaded, and only the"
-        f" {fits} largest fit together into {bytes_text(_room(machine, policy).room_bytes)}",
+        f"{server.title} has no OLLAMA_MAX_LOADED_MODELS: it keeps {AUTO_LOADED} models loaded, and of the"
+        f" largest, {fits} {'fits' if fits == 1 else 'fit'} at a time into"
+        f" {bytes_text(_room(machine, policy).room_bytes)}",
         f"without a GPU Ollama {machine.version} tests no memory before it loads a further one: the machine"
         " finds out",
         set_environment(server, "OLLAMA_MAX_LOADED_MODELS", str(fits)),
@@ -109,41 +110,43 @@ def parallel(machine: Machine, policy: Policy) -> Iterator[Finding]:
     beyond = room.parallel > 1 or room.context > DEFAULT_CONTEXT_TOKENS
     if server is None or not _on_cpu(machine) or not models or not beyond:
         return
-    one = replace(room, context=min(room.context, DEFAULT_CONTEXT_TOKENS), parallel=1)
-    fitting = [model for model in models if model.needs_bytes(one.context) <= one.bound_bytes]
+    least = replace(room, context=min(room.context, DEFAULT_CONTEXT_TOKENS), parallel=1)
+    fitting = [model for model in models if least.needs(model) <= least.bound_bytes]
     worst = max(fitting, key=room.takes, default=None)
-    if worst is None:
+    if worst is None or not _large(worst, room):
         return
-    caches = worst.cache_bytes(room.context, room.parallel)
-    lost = worst.needs_bytes(room.context, room.parallel) > room.bound_bytes
-    if not lost and caches < LARGE_CACHE_SHARE * room.room_bytes:
-        return
+    lost = room.needs(worst) > room.bound_bytes
     tokens = min(room.context, worst.training_context or room.context)
+    each = (worst.kv_bytes_per_token or 0) * room.kv_share / 1024
     sums = (
-        f"{count_text(room.parallel, 'slot')} x {tokens} tokens x"
-        f" {(worst.kv_bytes_per_token or 0) / 1024:.0f} KiB = {bytes_text(caches)} of KV cache for"
-        f" {worst.name}, beside {bytes_text(worst.size_bytes)} of weights"
+        f"{count_text(worst.slots(room.parallel), 'slot')} x {tokens} tokens x {each:.0f} KiB ="
+        f" {bytes_text(room.kv_bytes(worst))} of KV cache for {worst.name}, beside"
+        f" {bytes_text(worst.size_bytes)} of weights"
     )
-    key, value = ("OLLAMA_NUM_PARALLEL", "1") if room.parallel > 1 else _shorter(worst, room)
     yield Finding(
         Check.PARALLEL,
         f"{server.title}: {sums}, of the {bytes_text(room.room_bytes)} there are for models",
         "each slot has a KV cache of its own for the whole context, which is taken when the model is loaded,"
         " however short the requests are" + (f": {worst.name} no longer fits" if lost else ""),
-        set_environment(server, key, value),
+        set_variables(server, dict(_smaller(fitting, room))),
         Severity.SERIOUS if lost else Severity.ADVICE,
     )
 
 
-def _shorter(model: Installed, room: Room) -> tuple[str, str]:
-    """The longest context, halved from what it is, whose cache is no matter; 2048 at least."""
-    tokens = room.context
-    while tokens > LEAST_CONTEXT_TOKENS and (
-        model.cache_bytes(tokens) >= LARGE_CACHE_SHARE * room.room_bytes
-        or model.needs_bytes(tokens) > room.bound_bytes
-    ):
-        tokens //= 2
-    return "OLLAMA_CONTEXT_LENGTH", str(max(tokens, LEAST_CONTEXT_TOKENS))
+def _large(model: Installed, room: Room) -> bool:
+    """Whether its KV cache is worth a word: it takes much of the room, or the model no longer fits."""
+    return room.kv_bytes(model) >= LARGE_CACHE_SHARE * room.room_bytes or room.needs(model) > room.bound_bytes
+
+
+def _smaller(models: Sequence[Installed], room: Room) -> Iterator[tuple[str, str]]:
+    """One slot, and where that is not enough the longest context, halved from what it is, whose cache is."""
+    if room.parallel > 1:
+        yield "OLLAMA_NUM_PARALLEL", "1"
+    one = replace(room, parallel=1)
+    while one.context > LEAST_CONTEXT_TOKENS and any(_large(model, one) for model in models):
+        one = replace(one, context=max(one.context // 2, LEAST_CONTEXT_TOKENS))
+    if one.context < room.context and room.context > DEFAULT_CONTEXT_TOKENS:
+        yield "OLLAMA_CONTEXT_LENGTH", str(one.context)
 
 
 def orphans(machine: Machine) -> Iterator[Finding]:
@@ -221,13 +224,13 @@ def aliases(machine: Machine) -> Iterator[Finding]:
     for model in visible(machine):
         if len(model.names) < 2:
             continue
-        first, *others = sorted(model.names, key=lambda name: (len(name), name))
+        names = sorted(model.names, key=lambda name: (len(name), name))
+        shown = "; ".join(ask(machine.server, "show", "--modelfile", name) for name in names)
         yield Finding(
             Check.ALIASES,
-            f"{' = '.join((first, *others))}: one model of {bytes_text(model.size_bytes)} under"
-            f" {len(model.names)} names",
+            f"{' = '.join(names)}: {len(names)} names of the same {bytes_text(model.size_bytes)} of weights",
             "they share one process: whoever unloads, hides or protects one does so to all, and one that sets"
             " another num_ctx reloads it at each switch",
-            f"{ask(machine.server, 'rm', *others)} (the model stays, as {first})",
+            f"nothing, if that is meant; but give all of them the same num_ctx (what each adds: {shown})",
             Severity.ADVICE,
         )

@@ -15,7 +15,7 @@ from ollama_guard.core.finding import (
     set_in_unit,
     stop,
 )
-from ollama_guard.core.machine import Machine
+from ollama_guard.core.machine import Machine, Server
 from ollama_guard.core.policy import PlaybookPolicy
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.core.said import (
@@ -31,13 +31,14 @@ from ollama_guard.core.units import bytes_text
 # Requests that may wait for a model: an editor with completion on sends several at once, and a retry is one
 # more. Seven are few for one person; from eight on it may be meant.
 LEAST_QUEUE = 8
+_DOCKERS_ADDRESS = "for those use the address of docker0 (ip -4 addr show docker0) instead of 127.0.0.1"
 
 
 def oom_policy(machine: Machine) -> Iterator[Finding]:
     """A unit that systemd stops as a whole when the kernel kills one runner (facts 2.8)."""
     for server in machine.servers:
-        if server.unit is None or server.unit.oom_policy == "continue":
-            continue
+        if server.unit is None or server.unit.oom_policy == "continue" or server.cgroup_version == 1:
+            continue  # systemd watches for such kills on cgroup v2 alone
         said = (
             f"OOMPolicy={server.unit.oom_policy}"
             if server.unit.oom_policy
@@ -55,17 +56,7 @@ def oom_policy(machine: Machine) -> Iterator[Finding]:
 def exposed(machine: Machine) -> Iterator[Finding]:
     """A server that every address of the machine reaches (facts 1.1)."""
     for server in machine.servers:
-        container = server.container
-        if container is not None and not container.host_network:
-            everywhere = [address for address in container.published if open_to_all(address)]
-            how = f"publishes its port on {everywhere[0]}" if everywhere else ""
-            mend = publish_locally(server, _port(machine))
-        elif server.kind is RuntimeKind.DOCKER and container is None:
-            continue
-        else:
-            address, port = listens_at(server.says("OLLAMA_HOST"))
-            how = f"listens on {address}:{port}" if open_to_all(address) else ""
-            mend = set_environment(server, "OLLAMA_HOST", f"127.0.0.1:{port}")
+        how, mend = _exposure(server)
         if how:
             yield Finding(
                 Check.EXPOSED,
@@ -76,8 +67,26 @@ def exposed(machine: Machine) -> Iterator[Finding]:
             )
 
 
-def _port(machine: Machine) -> str:
-    return machine.url.rpartition(":")[2] or "11434"
+def _exposure(server: Server) -> tuple[str, str]:
+    """(how everybody reaches it, what mends that); a container is reached by what is published of it."""
+    container = server.container
+    if container is not None and not container.host_network:
+        places = [place for place in map(listens_at, container.published) if open_to_all(place[0])]
+        if not places:
+            return "", ""
+        (address, port), (_, inside) = places[0], listens_at(container.environment.get("OLLAMA_HOST", ""))
+        others = (
+            "; containers on its own network need no published port; others, and other machines, lose it:"
+            f" {_DOCKERS_ADDRESS}, or a firewall (ufw does not see published ports: DOCKER-USER does)"
+        )
+        return f"publishes its port on {address}:{port}", f"{publish_locally(server, port, inside)}{others}"
+    address, port = listens_at(server.says("OLLAMA_HOST"))
+    unknown = server.kind is RuntimeKind.DOCKER and container is None
+    if unknown or server.own_network or not open_to_all(address):
+        return "", ""
+    others = f"; clients in containers or on other machines lose it: {_DOCKERS_ADDRESS}, or a firewall"
+    mend = set_environment(server, "OLLAMA_HOST", f"127.0.0.1:{port}")
+    return f"listens on {address}:{port}", f"{mend}{others}"
 
 
 def max_vram(machine: Machine) -> Iterator[Finding]:

@@ -1,17 +1,24 @@
-"""One misconfiguration as `doctor` tells it, and where a line that mends it goes, however Ollama is run."""
+"""One misconfiguration as `doctor` tells it, and where a line that mends it goes, however Ollama is run.
+
+What bounds memory and swap is `mending`'s.
+"""
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from ollama_guard.core.checks import Check
-from ollama_guard.core.machine import ContainerFacts, Server
-from ollama_guard.core.policy import MIB
-from ollama_guard.core.protection import read_by_itself, recreate, restart_unit
+from ollama_guard.core.machine import ComposeFacts, Server
+from ollama_guard.core.protection import ENVIRONMENT_FILE, read_by_itself, recreate, restart_unit
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.core.said import listens_at
+
+# A volume without a name: Docker makes a new, empty one for the next container.
+_NAMELESS = re.compile(r"/volumes/[0-9a-f]{64}/")
 
 
 class Severity(StrEnum):
@@ -43,7 +50,8 @@ def stop(server: Server) -> str:
         case RuntimeKind.SYSTEMD:
             return f"{_systemctl(server)} disable --now {shlex.quote(server.name)}"
         case RuntimeKind.DOCKER:
-            return f"docker stop {called(server)}"
+            gone = server.container is not None and server.container.auto_remove
+            return f"docker stop {called(server)}{_deleted(server) if gone else ''}"
         case RuntimeKind.PROCESS:
             return f"kill {server.pid}"
 
@@ -62,9 +70,11 @@ def place(server: Server) -> str:
     """Where its environment is set."""
     match server.kind:
         case RuntimeKind.SYSTEMD:
-            return f"the unit's files ({_systemctl(server)} edit --full {server.name})"
+            files = [*(server.unit.files if server.unit else ()), *_environment_files(server)]
+            where = f": {', '.join(files)}" if files else ""
+            return f"the unit's files ({_systemctl(server)} cat {server.name} shows them{where})"
         case RuntimeKind.DOCKER:
-            return _compose_place(server, "environment") or "the options of its docker run"
+            return compose_place(server, "environment", 0, -1) or "the options of its docker run"
         case RuntimeKind.PROCESS:
             return "the environment that it is started with"
 
@@ -76,105 +86,111 @@ def restart(server: Server) -> str:
             user = "--user " if server.users_own else ""
             return restart_unit(server.name).replace("systemctl ", f"systemctl {user}")
         case RuntimeKind.DOCKER:
-            return _recreate(server) or "make the container anew with it"
+            return f"{_recreate(server) or 'make the container anew with it'}{_lost(server)}"
         case RuntimeKind.PROCESS:
             return "stop it and start it again"
 
 
 def set_environment(server: Server, key: str, value: str) -> str:
     """How to set one variable of its environment."""
+    return set_variables(server, {key: value})
+
+
+def set_variables(server: Server, wanted: Mapping[str, str]) -> str:
+    """How to set variables of its environment, all with one restart."""
+    pairs = [f"{key}={value}" for key, value in wanted.items()]
     match server.kind:
         case RuntimeKind.SYSTEMD:
-            return set_in_unit(server, f"Environment={key}={value}")
+            files, keys = " or ".join(_environment_files(server)), " or ".join(f"{key}=" for key in wanted)
+            wins = f"; a line {keys} in {files} would win over it: take that out" if files else ""
+            return set_in_unit(server, " and ".join(f"Environment={pair}" for pair in pairs), wins)
         case RuntimeKind.DOCKER:
-            where = _compose_place(server, "environment")
+            where = compose_place(server, "environment")
             if where:
-                return f'{key}: "{value}" under {where}, then: {_recreate(server)}'
-            return f"--env {key}={value} among the options of its docker run; {restart(server)}"
+                lines = " and ".join(f'{key}: "{value}"' for key, value in wanted.items())
+                return f"{lines} under {where}, then: {restart(server)}"
+            options = " ".join(f"--env {pair}" for pair in pairs)
+            return f"{options} among the options of its docker run; {restart(server)}"
         case RuntimeKind.PROCESS:
-            return f"start it with {key}={value} in its environment: {key}={value} ollama serve"
+            return f"start it with {' '.join(pairs)} in its environment: {' '.join(pairs)} ollama serve"
 
 
-def publish_locally(server: Server, port: str) -> str:
-    """How to publish a container's port on loopback alone."""
-    where = _compose_place(server, "ports")
+def publish_locally(server: Server, port: int, inside: int) -> str:
+    """How to publish a container's port ``inside`` on loopback alone; of several files' ports all count."""
+    where = compose_place(server, "ports", 0)
     if where:
-        return f'- "127.0.0.1:{port}:11434" under {where}, then: {_recreate(server)}'
-    return f"-p 127.0.0.1:{port}:11434 among the options of its docker run; {restart(server)}"
+        return f'- "127.0.0.1:{port}:{inside}" instead of the old line under {where}, then: {restart(server)}'
+    option = f"-p 127.0.0.1:{port}:{inside} instead of the old -p among the options of its docker run"
+    return f"{option}; {restart(server)}"
 
 
-def set_in_unit(server: Server, line: str) -> str:
-    """How to set one line of its unit."""
+def set_in_unit(server: Server, line: str, besides: str = "") -> str:
+    """How to set one line of its unit; ``besides``: what else has to be done before its restart."""
     edit = f"{_systemctl(server)} edit {shlex.quote(server.name)}"
-    return f"{line} under [Service] ({edit}), then: {restart(server)}"
-
-
-def no_throttle(server: Server) -> str:
-    """How to take away its memory.high."""
-    if server.kind is RuntimeKind.SYSTEMD:
-        return set_in_unit(server, "MemoryHigh=infinity")
-    return _into_cgroup(server, "memory.high", "max")
-
-
-def set_limit(server: Server, limit_bytes: int) -> str:
-    """How to limit its memory, and its swap with it."""
-    megabytes = f"{limit_bytes // MIB}m"
-    match server.kind:
-        case RuntimeKind.SYSTEMD:
-            return set_in_unit(server, f"MemoryMax={limit_bytes // MIB}M")
-        case RuntimeKind.DOCKER:
-            where = _compose_place(server, "")
-            if where:
-                lines = f"mem_limit: {megabytes} and memswap_limit: {megabytes}"
-                return f"{lines} under {where}, then: {_recreate(server)}"
-            return f"docker update --memory {megabytes} --memory-swap {megabytes} {called(server)}"
-        case RuntimeKind.PROCESS:
-            file = "memory.limit_in_bytes" if server.cgroup_version == 1 else "memory.max"
-            return _into_cgroup(server, file, limit_bytes)
-
-
-def keep_from_swap(server: Server, limit_bytes: int | None, areas: str) -> str:
-    """How to keep it out of swap; ``limit_bytes`` is its memory limit, ``areas`` the swap that there is.
-
-    Where nothing but the machine's swap can be changed, that is switched off.
-    """
-    old = server.cgroup_version == 1
-    if server.kind is RuntimeKind.SYSTEMD and not old:
-        return set_in_unit(server, "MemorySwapMax=0")
-    if server.kind is RuntimeKind.DOCKER and limit_bytes is not None:
-        megabytes = f"{limit_bytes // MIB}m"
-        where = _compose_place(server, "")
-        if where:
-            return f"memswap_limit: {megabytes} under {where}, then: {_recreate(server)}"
-        return f"docker update --memory {megabytes} --memory-swap {megabytes} {called(server)}"
-    if server.kind is RuntimeKind.PROCESS and server.cgroup.strip("/") and server.cgroup_directory:
-        if not old:
-            return _into_cgroup(server, "memory.swap.max", 0)
-        if limit_bytes is not None:
-            return _into_cgroup(server, "memory.memsw.limit_in_bytes", limit_bytes)
-    return f"swapoff {areas}, and # before its line in /etc/fstab"
-
-
-def _into_cgroup(server: Server, file: str, value: int | str) -> str:
-    return f"echo {value} > {shlex.quote(f'{server.cgroup_directory}/{file}')}"
+    return f"{line} under [Service] ({edit}){besides}, then: {restart(server)}"
 
 
 def _systemctl(server: Server) -> str:
     return "systemctl --user" if server.users_own else "systemctl"
 
 
-def _compose_place(server: Server, part: str) -> str:
-    """``services.NAME.environment in FILE``; "" where no compose file keeps it."""
-    compose = (server.container or ContainerFacts("", "")).compose
+def _environment_files(server: Server) -> list[str]:
+    """The owner's own files of variables; the guard's is not for people to edit."""
+    files = server.unit.environment_files if server.unit else ()
+    return [file for file in files if not file.endswith(f"/env/{ENVIRONMENT_FILE}")]
+
+
+def _compose(server: Server) -> ComposeFacts | None:
+    return server.container.compose if server.container else None
+
+
+def compose_place(server: Server, part: str, *which: int) -> str:
+    """``services.NAME.environment in FILE``; "" where no compose file keeps it.
+
+    Of several files a value stands in the last, which wins over the others; ``which`` names others.
+    """
+    compose = _compose(server)
     if compose is None:
         return ""
-    file = compose.config_files[0]
-    path = file if file.startswith("/") else f"{compose.working_dir.rstrip('/')}/{file}"
-    return ".".join(["services", compose.service, *([part] if part else [])]) + f" in {path}"
+    key = ".".join(["services", compose.service, *([part] if part else [])])
+    if not compose.readable:
+        return f"{key} of its stack, where that is kept (Portainer: its web page)"
+    files = [compose.config_files[number] for number in which or (-1,)]
+    folder = compose.working_dir.rstrip("/")
+    paths = [file if file.startswith("/") else f"{folder}/{file}" for file in dict.fromkeys(files)]
+    return f"{key} in {' or '.join(paths)}"
 
 
 def _recreate(server: Server) -> str:
-    compose = server.container.compose if server.container else None
+    compose = _compose(server)
     if compose is None:
         return ""
+    if not compose.readable:
+        return "deploy the stack anew there"
     return recreate(compose, compose.config_files[-1], by_itself=read_by_itself(compose))
+
+
+def _lost(server: Server) -> str:
+    """What to know before a container is made anew whose models may lie in it; "" where they don't."""
+    facts = server.container
+    if facts is not None and facts.models_source:
+        compose_keeps = facts.compose is not None  # volumes without a name, too
+        if compose_keeps or not _NAMELESS.search(facts.models_source):
+            return ""
+    name = called(server)
+    return (
+        " (its models are lost with the old container, unless they lie on a mount that the new one has, too:"
+        f" docker inspect -f '{{{{.Mounts}}}}' {name} shows it. {_copied(server)})"
+    )
+
+
+def _deleted(server: Server) -> str:
+    return (
+        " (it was started with --rm: that deletes the container, and models that lie on no mount with a name."
+        f" {_copied(server)})"
+    )
+
+
+def _copied(server: Server) -> str:
+    folder = shlex.quote(server.says("OLLAMA_MODELS") or "/root/.ollama")
+    return f"Copy them first: docker cp {called(server)}:{folder} ."

@@ -29,6 +29,8 @@ class Kernel:
     arc_bytes: int | None = None
     arc_max_bytes: int | None = None
     swaps: tuple[Swap, ...] = ()
+    memory_cgroups: bool | None = None
+    """False where it was started without them (a Raspberry Pi is): there is no limit of memory then."""
 
     @property
     def version(self) -> tuple[int, int] | None:

@@ -34,14 +34,18 @@ class Installed:
         """The shortest of its names."""
         return min(self.names, key=lambda name: (len(name), name))
 
-    def needs_bytes(self, context_tokens: int, parallel: int = 1) -> int:
-        """What it takes when loaded: weights and f16 KV cache of all slots (facts 3.4)."""
-        return self.size_bytes + self.cache_bytes(context_tokens, parallel)
+    def slots(self, parallel: int) -> int:
+        """How many it has of those that OLLAMA_NUM_PARALLEL asks for: an embedding model one (facts 2.5)."""
+        return 1 if self.embeds else parallel
 
-    def cache_bytes(self, context_tokens: int, parallel: int = 1) -> int:
-        """The KV cache of all slots."""
+    def needs_bytes(self, context_tokens: int, parallel: int = 1, kv_share: float = 1.0) -> int:
+        """What it takes when loaded: weights and KV cache of all slots (facts 3.4)."""
+        return self.size_bytes + self.cache_bytes(context_tokens, parallel, kv_share)
+
+    def cache_bytes(self, context_tokens: int, parallel: int = 1, kv_share: float = 1.0) -> int:
+        """The KV cache of all slots; ``kv_share``: what its type takes of one of f16."""
         context = min(context_tokens, self.training_context or context_tokens)
-        return (self.kv_bytes_per_token or 0) * context * parallel
+        return int((self.kv_bytes_per_token or 0) * context * self.slots(parallel) * kv_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class ComposeFacts:
     config_files: tuple[str, ...]
     service: str
     version: str = ""
+    readable: bool = True
+    """Whether those files are on this machine: who keeps stacks in a container of its own, has them there."""
 
     @property
     def program(self) -> str:
@@ -70,8 +76,9 @@ class ComposeFacts:
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """What ``docker inspect`` says and advice needs. ``published`` are the host's addresses of its ports.
+    """What ``docker inspect`` says and advice needs.
 
+    ``published`` is where the host publishes Ollama's port, as an OLLAMA_HOST says it (``[::]:11434``).
     ``other_limits``: its processors or the number of its processes are limited.
     """
 
@@ -145,6 +152,8 @@ class Server:
     """Whether Ollama itself can see its limit (facts 3.1); None when that can't be told."""
     gpu: bool = False
     """Whether a GPU is there for it: then Ollama does test memory before it loads (facts 2.4)."""
+    own_network: bool = False
+    """Whether it has a network of its own: what it listens on there, this machine's addresses don't reach."""
     drift: tuple[Drift, ...] = ()
 
     @property

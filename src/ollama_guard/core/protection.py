@@ -25,6 +25,9 @@ AUTHORITY_LABEL = "ollama-guard.authority"
 EXEC = "OLLAMA_GUARD_EXEC"
 """What the script runs after the file, if not `OLLAMA`."""
 OLLAMA = "/bin/ollama"
+NO_SWAP = (
+    "as much as mem_limit, so no swap. Unset, Docker adds as much again of swap, into which models spill"
+)
 _WIDTH = 100  # characters: with what stands before a comment, a line stays readable in an editor
 
 # What compose reads by itself, and the name of the second file that it then reads by itself as well.
@@ -76,6 +79,8 @@ def override(
         body += [
             *_comment(f"mem_limit: {advice.limit_why}."),
             f"mem_limit: {advice.memory_limit_bytes // MIB}m",
+            *_comment(f"memswap_limit: {NO_SWAP}."),
+            f"memswap_limit: {advice.memory_limit_bytes // MIB}m",
         ]
     program, _ = original_command(container)
     elsewhere = mounted_from is not None and program != OLLAMA
@@ -107,14 +112,26 @@ def limit_by_hand(advice: Advice, container: ContainerFacts) -> list[str]:
     Compose refuses a whole project in which a service has a ``mem_limit`` and ``deploy.resources.limits``
     that say another memory, or none. Of a container it can't be told where its limits come from.
     """
-    limit, now = advice.memory_limit_bytes, container.memory_limit_bytes
-    if limit is None or now == limit or (now is None and not container.other_limits):
+    limit = advice.memory_limit_bytes
+    if limit is None or not may_have_deploys(container, limit):
         return []
     megabytes = f"{limit // MIB}m"
     return [
         f"mem_limit: {megabytes}    # {advice.limit_why}",
-        f"# or, where the service has deploy.resources.limits: memory: {megabytes} among them, no mem_limit",
+        f"# or, {among_deploys(megabytes)}",
+        f"memswap_limit: {megabytes}    # {NO_SWAP}",
     ]
+
+
+def may_have_deploys(container: ContainerFacts, limit_bytes: int) -> bool:
+    """Whether limits of its may stand in ``deploy.resources.limits``, and another of memory is wanted."""
+    now = container.memory_limit_bytes
+    return now != limit_bytes and (now is not None or container.other_limits)
+
+
+def among_deploys(megabytes: str) -> str:
+    """What to write instead of a ``mem_limit`` there."""
+    return f"where the service has deploy.resources.limits: memory: {megabytes} among them, no mem_limit"
 
 
 def _entrypoint(container: ContainerFacts, environment_dir: str) -> list[str]:
@@ -172,7 +189,8 @@ def run_options(
     """What to add to the ``docker run`` of a container that no compose file owns, one option a line."""
     options: list[str] = []
     if advice.memory_limit_bytes is not None:
-        options.append(f"--memory {advice.memory_limit_bytes // MIB}m")
+        megabytes = f"{advice.memory_limit_bytes // MIB}m"
+        options.append(f"--memory {megabytes} --memory-swap {megabytes}")
     options += [f"--env {line.key}={line.value}" for line in advice.environment]
     if mounted_from is not None:
         program, arguments = original_command(container)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ollama_guard.core.foreseen import CACHE_SHARES
 from ollama_guard.core.machine import Installed, Machine, Server
 from ollama_guard.core.model import Level
 from ollama_guard.core.policy import MIB, Policy, spelled
@@ -51,7 +52,8 @@ class Tier:
 class Room:
     """The memory that models may take, and the bounds of each runner: as the owner set them, else as advised.
 
-    ``bound_bytes`` is the most that one model can have: what is left above critical.
+    ``bound_bytes`` is the most that one model can have: what is left above critical. ``kv_share`` is what the
+    KV cache's type takes of one of f16.
     """
 
     capacity_bytes: int
@@ -60,10 +62,19 @@ class Room:
     cache_bytes: int
     context: int
     parallel: int
+    kv_share: float = 1.0
+
+    def kv_bytes(self, model: Installed) -> int:
+        """Its KV cache."""
+        return model.cache_bytes(self.context, self.parallel, self.kv_share)
+
+    def needs(self, model: Installed, context: int | None = None) -> int:
+        """What it takes when loaded, without a prompt cache."""
+        return model.needs_bytes(context or self.context, self.parallel, self.kv_share)
 
     def takes(self, model: Installed, context: int | None = None) -> int:
         """What its runner may grow to."""
-        return model.needs_bytes(context or self.context, self.parallel) + self.cache_bytes
+        return self.needs(model, context) + self.cache_bytes
 
     def fitting(self, models: Iterable[Installed], context: int | None = None) -> int:
         """How many of them fit, each alone."""
@@ -119,8 +130,13 @@ def tier_bytes(machine: Machine, tier: OwnersTier) -> int | None:
     if tier.memory_bytes is not None:
         return tier.memory_bytes
     named = [model for model in machine.models or () if spelled(tier.model) in map(spelled, model.names)]
-    tokens = context_tokens(machine.server.environment if machine.server else None)
-    return named[0].needs_bytes(tokens) if named else None
+    said = (machine.server.environment if machine.server else None) or {}
+    return named[0].needs_bytes(context_tokens(said), kv_share=kv_share(said)) if named else None
+
+
+def kv_share(environment: Mapping[str, str]) -> float:
+    """What a KV cache of the type in this environment takes of one of f16; one of no known type, as much."""
+    return CACHE_SHARES.get(environment.get("OLLAMA_KV_CACHE_TYPE", "").strip().strip("\"'"), 1.0)
 
 
 def room_of(machine: Machine, policy: Policy, owners: Mapping[str, str], limit: int | None) -> Room:
@@ -142,6 +158,7 @@ def room_of(machine: Machine, policy: Policy, owners: Mapping[str, str], limit: 
         cache_bytes=(mib or UNBOUNDED_CACHE_MIB) * MIB if cached else 0,
         context=context_tokens(owners),
         parallel=positive(owners.get("OLLAMA_NUM_PARALLEL", "")) or 1,
+        kv_share=kv_share(owners),
     )
 
 
@@ -155,7 +172,7 @@ def tiers_of(models: Sequence[Installed], room: Room) -> tuple[Tier, ...]:
     """How far each model fits; they come small to large."""
     tiers, taken = [], 0
     for model in models:
-        needs = model.needs_bytes(room.context, room.parallel)
+        needs = room.needs(model)
         taken += room.takes(model)
         if needs > room.bound_bytes:
             fits = Fits.NEVER

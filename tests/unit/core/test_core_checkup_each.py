@@ -26,7 +26,7 @@ from ollama_guard.core.machine import (
     Server,
     UnitFacts,
 )
-from ollama_guard.core.policy import GIB, MIB, Authority, Policy
+from ollama_guard.core.policy import GIB, MIB, Authority, Policy, Threshold
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.core.tiers import Tier
 
@@ -54,6 +54,13 @@ UNIT = Server(
     cgroup_version=2,
     cgroup_directory="/sys/fs/cgroup/system.slice/ollama.service",
 )
+FACTS = ContainerFacts(
+    "a" * 64,
+    "box",
+    published=("127.0.0.1:11434",),
+    models_source="/srv/models",
+    compose=ComposeFacts("/srv/llm", ("/srv/llm/docker-compose.yml",), "llm", "2.20.0"),
+)
 CONTAINER = replace(
     UNIT,
     kind=RuntimeKind.DOCKER,
@@ -63,12 +70,7 @@ CONTAINER = replace(
     unit=None,
     environment={**ENVIRONMENT, "OLLAMA_HOST": "0.0.0.0:11434"},
     limit_seen=True,
-    container=ContainerFacts(
-        "a" * 64,
-        "box",
-        published=("127.0.0.1",),
-        compose=ComposeFacts("/srv/llm", ("/srv/llm/docker-compose.yml",), "llm", "2.20.0"),
-    ),
+    container=FACTS,
 )
 KERNEL = Kernel(
     "6.1.0-28-amd64",
@@ -164,6 +166,17 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
     ),
     Check.RIGHTS: (
         Case(
+            guard=replace(
+                GUARD, authority=Authority.SERVER, cannot="polkit does not let this user stop ollama.service"
+            ),
+            mended=(
+                GUARD,
+                replace(GUARD, cannot="polkit does not let this user stop ollama.service"),
+                replace(GUARD, authority=Authority.SERVER, cannot="ollama.service is masked"),
+            ),
+            mend="install the guard's polkit rule (/usr/share/polkit-1/rules.d/50-ollama-guard.rules); for a",
+        ),
+        Case(
             guard=replace(GUARD, may_kill=False),
             mended=(
                 GUARD,
@@ -213,24 +226,44 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
         ),
     ),
     Check.EXPOSED: (
-        Case(says(OLLAMA_HOST="0.0.0.0"), mend="Environment=OLLAMA_HOST=127.0.0.1:11434"),  # noqa: S104
+        Case(
+            says(OLLAMA_HOST="0.0.0.0"),  # noqa: S104
+            mend="Environment=OLLAMA_HOST=127.0.0.1:11434",
+            mended=(WELL, says(unit(own_network=True), OLLAMA_HOST="0.0.0.0")),  # noqa: S104
+        ),
         Case(says(OLLAMA_HOST=":8080"), mend="Environment=OLLAMA_HOST=127.0.0.1:8080"),
         Case(
-            container(container=replace(CONTAINER.container, published=("0.0.0.0",))),  # type: ignore[type-var]  # noqa: S104
+            container(container=replace(FACTS, published=("127.0.0.1:1", "0.0.0.0:11500"))),
             mended=(container(),),
-            mend='- "127.0.0.1:11434:11434" under services.llm.ports in /srv/llm/docker-compose.yml, then:'
-            " cd /srv/llm && docker compose up -d llm",
+            mend='- "127.0.0.1:11500:11434" instead of the old line under services.llm.ports in'
+            " /srv/llm/docker-compose.yml, then: cd /srv/llm && docker compose up -d llm; containers on",
+        ),
+        Case(
+            container(
+                container=replace(
+                    FACTS, published=("[::]:80",), environment={"OLLAMA_HOST": ":8080"}, compose=None
+                )
+            ),
+            mended=(container(),),
+            mend="-p 127.0.0.1:80:8080 instead of the old -p among the options of its docker run; make",
         ),
     ),
     Check.OOM_POLICY: (
         Case(
-            unit(unit=UnitFacts("ollama.service")), mend="OOMPolicy=continue under [Service] (systemctl edit"
+            unit(unit=UnitFacts("ollama.service")),
+            mend="OOMPolicy=continue under [Service] (systemctl edit",
+            mended=(WELL, unit(unit=UnitFacts("ollama.service"), cgroup_version=1)),
         ),
     ),
     Check.NO_LIMIT: (
         Case(
             container(limit_bytes=None),
-            mended=(container(), container(limit_bytes=None, container=None), unit(limit_bytes=None)),
+            mended=(
+                container(),
+                container(limit_bytes=None, container=None),
+                unit(limit_bytes=None),
+                replace(container(limit_bytes=None), total_bytes=GIB, models=()),
+            ),
             mend="mem_limit: 5529m and memswap_limit: 5529m under services.llm in /srv/llm/docker-",
         ),
         Case(
@@ -240,8 +273,22 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
         ),
     ),
     Check.LIMIT: (
-        Case(container(limit_bytes=16 * GIB), mend="mem_limit: 5529m", mended=(container(),)),
-        Case(unit(limit_bytes=9 * GIB), mend="MemoryMax=5529M under [Service]", mended=(unit(),)),
+        Case(
+            container(limit_bytes=16 * GIB),
+            mend="mem_limit: 5529m",
+            mended=(container(), replace(container(limit_bytes=16 * GIB), total_bytes=GIB, models=())),
+        ),
+        Case(
+            unit(limit_bytes=9 * GIB),
+            mend="MemoryMax=5529M and MemorySwapMax=0 under [Service]",
+            mended=(unit(),),
+        ),
+        Case(
+            unit(limit_bytes=9 * GIB),
+            policy=replace(Policy(), host=replace(Policy().host, soft=Threshold(0.5))),
+            mend="MemoryMax=3072M and MemorySwapMax=0 under [Service]",
+            mended=(unit(),),
+        ),
     ),
     Check.TIER_LIMIT: (
         Case(
@@ -293,6 +340,21 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
             mended=(container(),),
             mend="memswap_limit: 6144m under services.llm in /srv/llm/docker-compose.yml",
         ),
+        Case(
+            replace(
+                container(limit_bytes=GIB, swap_allowed_bytes=GIB),
+                models=(),
+                kernel=replace(KERNEL, swaps=()),
+            ),
+            mended=(
+                replace(
+                    container(limit_bytes=GIB, swap_allowed_bytes=GIB - 1),
+                    models=(),
+                    kernel=replace(KERNEL, swaps=()),
+                ),
+            ),
+            mend="memswap_limit: 1024m under services.llm",
+        ),
     ),
     Check.SWAP_ACCOUNTING: (
         Case(
@@ -333,6 +395,14 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
             mended=(says(OLLAMA_CONTEXT_LENGTH="4096"),),
             mend="Environment=OLLAMA_CONTEXT_LENGTH=8192",
         ),
+        Case(
+            says(OLLAMA_NUM_PARALLEL="4"),
+            severity="advice",
+            mended=(
+                says(OLLAMA_NUM_PARALLEL="4", OLLAMA_KV_CACHE_TYPE="q8_0"),
+                replace(says(OLLAMA_NUM_PARALLEL="4"), models=(SMALL, replace(LARGE, embeds=True))),
+            ),
+        ),
     ),
     Check.MAX_QUEUE: (
         Case(says(OLLAMA_MAX_QUEUE="0"), mend="Environment=OLLAMA_MAX_QUEUE=64"),
@@ -357,7 +427,7 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
         Case(
             says(OLLAMA_MAX_VRAM="2048000000"),
             severity="advice",
-            mend="take the line out of the unit's files",
+            mend="take the line out of the unit's files (systemctl cat ollama.service shows them)",
         ),
     ),
     Check.ENVIRONMENT_DRIFT: (
@@ -429,7 +499,8 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
                     ),
                 ),
             ),
-            mend="ollama rm gpt-4:latest (the model stays, as small:1b)",
+            mend="nothing, if that is meant; but give all of them the same num_ctx (what each adds: ollama"
+            " show --modelfile small:1b; ollama show --modelfile gpt-4:latest)",
         ),
     ),
     Check.SWAP_SLOW: (
@@ -449,7 +520,7 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
                 swap_allowed_bytes=None,
             ),
             severity="advice",
-            mend="swapoff /dev/sda2",
+            mend="swapoff /dev/sda2, and, so that it stays off: # before its line in /etc/fstab",
         ),
     ),
     Check.ZRAM: (
@@ -458,6 +529,16 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
             severity="advice",
             mended=(WELL, kernel(swaps=ZRAM)),
             mend="MemorySwapMax=0 under [Service]",
+        ),
+        Case(
+            replace(
+                unit(
+                    kind=RuntimeKind.PROCESS, unit=None, cgroup="/", limit_bytes=None, swap_allowed_bytes=None
+                ),
+                kernel=replace(KERNEL, swaps=ZRAM),
+            ),
+            severity="advice",
+            mend="swapoff /dev/zram0, and, so that it stays off: touch /etc/systemd/zram-generator.conf (Fed",
         ),
     ),
     Check.ZFS_ARC: (
@@ -469,8 +550,16 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
         ),
     ),
     Check.OVERCOMMIT: (
-        Case(kernel(overcommit=2), mend="vm.overcommit_memory = 0 in /etc/sysctl.d/90-ollama.conf"),
-        Case(kernel(overcommit=1), severity="advice", mended=(kernel(overcommit=0), kernel(overcommit=None))),
+        Case(
+            kernel(overcommit=2),
+            mend="vm.overcommit_memory = 0 where it is set now (grep -rs overcommit_memory /etc/sysctl.conf",
+        ),
+        Case(
+            kernel(overcommit=1),
+            severity="advice",
+            mend="; Redis asks for 1: where one runs here, leave it",
+            mended=(kernel(overcommit=0), kernel(overcommit=None)),
+        ),
     ),
     Check.THP: (
         Case(
@@ -480,7 +569,14 @@ CASES: Mapping[Check, tuple[Case, ...]] = {
             mend="w /sys/kernel/mm/transparent_hugepage/defrag - - - - madvise in /etc/tmpfiles.d/90-",
         ),
     ),
-    Check.PSI: (Case(replace(WELL, psi=False), severity="advice", mend="psi=1"),),
+    Check.PSI: (
+        Case(
+            replace(WELL, psi=False),
+            severity="advice",
+            mend="grubby --update-kernel=ALL --args=psi=1",
+            mended=(WELL, replace(kernel(release="4.19.0-26-amd64"), psi=False)),
+        ),
+    ),
     Check.LITELLM: (
         Case(
             replace(WELL, proxies=(Proxy(9, "/etc/lite llm.yaml", ("line 3: nobody reads it",)),)),

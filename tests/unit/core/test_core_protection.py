@@ -9,6 +9,7 @@ from ollama_guard.core.machine import ComposeFacts, ContainerFacts
 from ollama_guard.core.policy import GIB
 from ollama_guard.core.protection import (
     ENTRYPOINT,
+    NO_SWAP,
     drop_in,
     limit_by_hand,
     original_command,
@@ -54,6 +55,7 @@ def test_an_override_keeps_what_the_container_runs() -> None:
     text = override(ADVICE, CONTAINER, "ollama")
     assert f'    entrypoint: ["/bin/sh", "{ENTRYPOINT}"]\n    command: ["serve"]\n' in text
     assert "    mem_limit: 5120m\n" in text
+    assert "    memswap_limit: 5120m\n" in text, "Docker's own would be as much swap as memory"
     assert '      LLAMA_ARG_CACHE_RAM: "256"\n' in text
     assert f'      - "{ENTRYPOINT}:{ENTRYPOINT}:ro"\n' in text
     assert '      - "/var/lib/ollama-guard/env:/var/lib/ollama-guard/env:ro"\n' in text
@@ -76,6 +78,7 @@ def test_a_service_that_may_have_limits_of_its_own_gets_the_memory_limit_by_hand
     assert limit_by_hand(ADVICE, limited) == [
         "mem_limit: 5120m    # why five",
         "# or, where the service has deploy.resources.limits: memory: 5120m among them, no mem_limit",
+        f"memswap_limit: 5120m    # {NO_SWAP}",
     ]
 
 
@@ -154,7 +157,7 @@ def test_the_command_that_makes_it_effective_can_be_pasted() -> None:
 def test_what_to_add_to_a_docker_run_is_one_option_a_line() -> None:
     options = run_options(ADVICE, CONTAINER)
     assert options[:3] == [
-        "--memory 5120m", "--env OLLAMA_NUM_PARALLEL=1", "--env LLAMA_ARG_CACHE_RAM=256"
+        "--memory 5120m --memory-swap 5120m", "--env OLLAMA_NUM_PARALLEL=1", "--env LLAMA_ARG_CACHE_RAM=256"
     ]  # fmt: skip
     assert options[-1] == f"--entrypoint /bin/sh … ollama/ollama:latest {ENTRYPOINT} serve"
     assert len(run_options(ADVICE, CONTAINER, mounted_from=None)) == 3

@@ -36,7 +36,7 @@ def test_a_container_of_composes_is_read() -> None:
     assert (facts.name, facts.entrypoint, facts.command) == ("llm_ollama_1", ("/bin/ollama",), ("serve",))
     assert facts.compose == ComposeFacts("/srv/llm", ("docker-compose.yml", "gpu.yml"), "ollama", "1.29.2")
     assert facts.environment == {"OLLAMA_HOST": "0.0.0.0:11434", "OLLAMA_KEEP_ALIVE": "-1"}
-    assert facts.published == ("0.0.0.0", "127.0.0.1")  # noqa: S104
+    assert facts.published == ("0.0.0.0:11434", "127.0.0.1")
     assert facts.memory_limit_bytes == 3 * 1024**3
     assert facts.models_source == "/var/lib/docker/volumes/llm/_data/models"
     assert facts.authority
@@ -64,6 +64,53 @@ def test_what_is_missing_or_odd_is_left_out(odd: dict[str, object]) -> None:
 )
 def test_other_limits_than_of_memory_are_seen(host: dict[str, object], limited: bool) -> None:  # noqa: FBT001
     assert facts_of({"HostConfig": host}).other_limits is limited
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "now", "published"),
+    [
+        (
+            [],
+            {"11434/tcp": [{"HostIp": "::", "HostPort": "80"}], "22/tcp": [{"HostIp": ""}]},
+            {},
+            ("[::]:80",),
+        ),
+        ([], {"8080/tcp": [{"HostIp": "", "HostPort": "8080"}]}, {"11434/tcp": None}, ()),
+        (["OLLAMA_HOST=:8080"], {"8080/tcp": [{"HostIp": "1.2.3.4", "HostPort": "9"}]}, {}, ("1.2.3.4:9",)),
+        ([], {}, {"11434/tcp": [{"HostIp": "9.9.9.9", "HostPort": "32768"}]}, ("9.9.9.9:32768",)),
+        ([], {"11434/tcp": [{"HostIp": ""}]}, {"11434/tcp": [{"HostIp": "127.0.0.1"}]}, ("127.0.0.1",)),
+        ([], {"11434/udp": [{"HostIp": ""}], "11434/tcp": 7}, {}, ()),
+    ],
+)
+def test_only_where_ollamas_own_port_is_published_counts_and_as_it_is_now(
+    said: list[str], asked: dict[str, object], now: dict[str, object], published: tuple[str, ...]
+) -> None:
+    """``-P`` is asked for nothing and publishes all; a daemon may bind to loopback by default."""
+    facts = facts_of(
+        {
+            "Config": {"Env": said},
+            "HostConfig": {"PortBindings": asked},
+            "NetworkSettings": {"Ports": now},
+        }
+    )
+    assert facts.published == published
+
+
+@pytest.mark.parametrize(
+    ("said", "mounts", "source"),
+    [
+        ("", {"/data": "/srv/data"}, ""),
+        ("", {"/root/.ollama/models/": "/srv/m", "/root/.ollama": "/srv/o"}, "/srv/m"),
+        ("", {"/root": "/srv/home/"}, "/srv/home/.ollama/models"),
+        ("OLLAMA_MODELS=/data/m", {"/data": "/srv/data"}, "/srv/data/m"),
+        ("OLLAMA_MODELS=/data/m", {"/root/.ollama": "/srv/o", "/data/more": "/x"}, ""),
+    ],
+)
+def test_the_models_folder_is_found_on_whatever_mount_it_lies(
+    said: str, mounts: dict[str, str], source: str
+) -> None:
+    held = [{"Destination": inside, "Source": outside} for inside, outside in mounts.items()]
+    assert facts_of({"Config": {"Env": [said]}, "Mounts": held}).models_source == source
 
 
 def test_a_plain_container_has_no_compose_project() -> None:
