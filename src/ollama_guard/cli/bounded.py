@@ -58,15 +58,6 @@ def head(path: Path, most_bytes: int) -> bytes:
         return file.read(most_bytes)
 
 
-def is_there_within(path: Path, seconds: float = READ_SECONDS) -> bool:
-    """Whether there is such a file.
-
-    Raises:
-        OSError: that can't be told, or not in time.
-    """
-    return in_time(lambda: "yes" if path.exists() else "", seconds) == "yes"
-
-
 def is_same_within(one: Path, other: Path, seconds: float = READ_SECONDS) -> bool:
     """Whether two paths lead to one file; False where one leads nowhere, or that can't be told in time."""
     try:
