@@ -12,7 +12,9 @@ import pytest
 
 from ollama_guard.cli.guard_facts import guard_facts, owners_policy, unreadable_by
 from ollama_guard.cli.options import Places
-from ollama_guard.core.checkup_guard import running
+from ollama_guard.core.checkup_guard import GuardFacts, running
+from ollama_guard.core.checkup_models import never_fits
+from ollama_guard.core.machine import Installed, Machine, Server
 from ollama_guard.core.policy import Policy
 from ollama_guard.settings.deadline import within
 
@@ -104,3 +106,14 @@ def test_a_guard_that_does_not_answer_is_judged_by_the_age_of_its_file(tmp_path:
         _, facts, _ = guard_facts(where, tmp_path)
     (finding,) = running(facts)
     assert "2.0 h old" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("answers", "mend"),
+    [(True, "ollama-guard quarantine add"), (None, "ollama-guard quarantine add"), (False, "ollama rm")],
+)
+def test_only_where_no_guard_runs_a_model_has_to_be_removed(answers: bool | None, mend: str) -> None:  # noqa: FBT001
+    """That this user may not ask it is no reason to lose a model."""
+    machine = Machine(2**30, servers=(Server(7),), models=(Installed(("large",), 2**31),))
+    (finding,) = never_fits(machine, GuardFacts(answers=answers), Policy())
+    assert finding.mend.startswith(mend)

@@ -72,7 +72,7 @@ def _runners(look: Glance, *, gpu: bool) -> tuple[Running, ...]:
             runner.reading.pid,
             runner.title,
             runner.reading.freeable_bytes,
-            beside_gpu(loaded.get(runner.reading.blob), gpu=gpu),
+            beside_gpu(loaded.get(runner.reading.blob or ""), gpu=gpu),
             runner.is_orphan,
             runner.names[0] if runner.names else "",
         )

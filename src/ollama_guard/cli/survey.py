@@ -198,10 +198,10 @@ def declared(unit: UnitFacts | None, container: ContainerFacts | None) -> dict[s
     """What its files say; None where an environment file may say otherwise: that wins over a unit's lines."""
     if unit and any(not file.endswith(f"/env/{ENVIRONMENT_FILE}") for file in unit.environment_files):
         return None
-    declared = unit.environment if unit else container.environment if container else None
-    if declared is None:
+    said = unit.environment if unit else container.environment if container else None
+    if said is None:
         return None
-    return {key: value for key, value in declared.items() if key.startswith(KEYS)}
+    return {key: value for key, value in said.items() if key.startswith(KEYS)}
 
 
 def _swap_bytes() -> int:
