@@ -4,7 +4,9 @@ import json
 import os
 import pwd
 import socket
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,15 @@ def test_of_a_user_or_a_file_that_is_not_there_nothing_is_said(tmp_path: Path, n
     assert not unreadable_by(nobody, tmp_path / "none")
 
 
+@pytest.fixture
+def everybodys() -> Iterator[Path]:
+    """A folder that every user may look into, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
 def policy_as_nobody(root: Path) -> dict[str, Any]:
     """What `owners_policy` makes, for another user, of the file at its usual place below ``root``."""
 
@@ -62,14 +73,12 @@ def policy_as_nobody(root: Path) -> dict[str, Any]:
     return dict(json.loads(within(10, look)))
 
 
-def test_a_file_that_is_for_the_guard_alone_is_no_problem_for_who_may_not_read_it(tmp_path: Path) -> None:
+def test_a_file_that_is_for_the_guard_alone_is_no_problem_for_who_may_not_read_it(everybodys: Path) -> None:
     """Nor is a folder into which this user may not look; a file that all may read is judged."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    file = tmp_path / "etc/ollama-guard/ollama-guard.toml"
+    file = everybodys / "etc/ollama-guard/ollama-guard.toml"
     file.parent.mkdir(parents=True)
     file.write_text('[ollama]\nurl = "http://127.0.0.1:9"\n')
-    assert policy_as_nobody(tmp_path) == {"url": "http://127.0.0.1:9", "problems": [], "unknown": {}}
+    assert policy_as_nobody(everybodys) == {"url": "http://127.0.0.1:9", "problems": [], "unknown": {}}
     not_known = {
         "url": Policy().ollama.url,
         "problems": [],
@@ -78,13 +87,13 @@ def test_a_file_that_is_for_the_guard_alone_is_no_problem_for_who_may_not_read_i
         },
     }
     file.chmod(0o640)
-    assert policy_as_nobody(tmp_path) == not_known
+    assert policy_as_nobody(everybodys) == not_known
     file.chmod(0o644)
     file.parent.chmod(0o750)
-    assert policy_as_nobody(tmp_path) == not_known
+    assert policy_as_nobody(everybodys) == not_known
     unknown: dict[str, str] = {}
     file.write_text("[olama]\n")
-    policy, problems = owners_policy(tmp_path, None, unknown)
+    policy, problems = owners_policy(everybodys, None, unknown)
     assert (policy, len(problems), unknown) == (Policy(), 1, {})
 
 

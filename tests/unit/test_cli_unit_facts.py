@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,15 @@ def systemd(tmp_path: Path) -> Iterator[FakeSystemd]:
     """One that runs the server's unit."""
     with FakeSystemd(tmp_path / "bus", FakeUnit(NAME, 50)) as systemd:
         yield systemd
+
+
+@pytest.fixture
+def everybodys() -> Iterator[Path]:
+    """A folder that every user may look into, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 def put(root: Path, path: str, *lines: str) -> Path:
@@ -87,19 +97,17 @@ def test_a_users_own_unit_is_not_looked_for_among_the_systems(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can look with another user's eyes")
-def test_a_unit_of_which_a_part_may_not_be_read_is_not_judged(tmp_path: Path) -> None:
+def test_a_unit_of_which_a_part_may_not_be_read_is_not_judged(everybodys: Path) -> None:
     """Whoever can't see a drop-in can't say what is missing."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    put(tmp_path, UNIT)
-    own = put(tmp_path, OWN, "OOMPolicy=continue")
+    put(everybodys, UNIT)
+    own = put(everybodys, OWN, "OOMPolicy=continue")
 
     def as_nobody() -> str:
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
         unknown: dict[str, str] = {}
-        assert unit_facts(NAME, SERVER, tmp_path, unknown, str(tmp_path / "no-bus")) is None
+        assert unit_facts(NAME, SERVER, everybodys, unknown, str(everybodys / "no-bus")) is None
         return json.dumps(unknown)
 
     own.chmod(0o600)
