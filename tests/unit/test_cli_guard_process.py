@@ -28,7 +28,7 @@ def guard() -> Iterator[int]:
 
 
 def test_whose_it_is_and_what_it_may_is_read_from_its_process(guard: int) -> None:
-    facts = process_facts({"guard": {"pid": guard}})
+    facts = process_facts({"guard": {"pid": guard}}, {})
     assert facts.uid == os.geteuid()
     assert facts.capabilities is not None
     assert facts.may_kill is bool(facts.capabilities & KILL)
@@ -36,13 +36,24 @@ def test_whose_it_is_and_what_it_may_is_read_from_its_process(guard: int) -> Non
 
 @pytest.mark.parametrize("status", [{}, {"guard": None}, {"guard": {"pid": None}}, {"guard": {"pid": 2**30}}])
 def test_without_a_process_nothing_is_known(status: dict[str, object]) -> None:
-    assert process_facts(status) == ProcessFacts()
+    assert process_facts(status, {}) == ProcessFacts()
     assert ProcessFacts().may_kill is None
 
 
 def test_a_number_that_means_somebody_else_here_is_not_believed() -> None:
     """A guard in a container of its own counts from 1."""
-    assert process_facts({"guard": {"pid": 1}}) == ProcessFacts()
+    assert process_facts({"guard": {"pid": 1}}, {}) == ProcessFacts()
+
+
+def test_a_process_that_is_stuck_is_told_and_holds_nobody_up(tmp_path: Path) -> None:
+    """Reading its command line waits for its memory, as here for a pipe's other end."""
+    (tmp_path / "7").mkdir()
+    os.mkfifo(tmp_path / "7/cmdline")
+    unknown: dict[str, str] = {}
+    assert process_facts({"guard": {"pid": 7}}, unknown, tmp_path) == ProcessFacts()
+    assert unknown == {
+        "the guard's process": "the command line of process 7: it could not be read within 2 s"
+    }
 
 
 def test_a_socket_is_for_its_owner_its_group_and_who_may_override(tmp_path: Path) -> None:

@@ -67,9 +67,8 @@ def test_zfs_tells_how_far_its_cache_may_grow(lay_out: Callable[..., Kernel]) ->
     [
         ("/dev/sda2 partition 8 0 -2", {"sys/block/sda/queue/rotational": "1\n"}, "a rotating disk"),
         ("/dev/sda2 partition 8 0 -2", {"sys/block/sda/queue/rotational": "0\n"}, ""),
-        ("/dev/dm-1 partition 8 0 -2", {"sys/block/dm-1/queue/rotational": "1\n"}, "a rotating disk"),
         ("/dev/nvme0n1p3 partition 8 0 -2", {"sys/block/nvme0n1/queue/rotational": "0\n"}, ""),
-        ("/dev/mmcblk0p2 partition 8 0 -2", {}, "an SD card"),
+        ("/dev/mmcblk0p2 partition 8 0 -2", {}, "an SD card or eMMC"),
         ("/dev/vda2 partition 8 0 -2", {"sys/block/vda/queue/rotational": "1\n"}, ""),
         (
             "/dev/sda2 partition 8 0 -2",
@@ -84,6 +83,40 @@ def test_what_is_slow_is_told_by_the_disk_beneath(
     kernel = lay_out(**{"proc/swaps": f"{HEAD}{line}\n", **files})
     assert kernel.swaps == (Swap(line.split(maxsplit=1)[0], 8 * KIB, slow=expected),)
     assert lay_out.unknown == {}  # type: ignore[attr-defined]
+
+
+ROTATES = {f"sys/block/{disk}/queue/rotational": "1\n" for disk in ("dm-0", "dm-1", "md0", "sda", "vda")}
+
+
+@pytest.mark.parametrize(
+    ("swap", "slaves", "expected"),
+    [
+        ("dm-0", {"dm-0": ["vda3"]}, ""),
+        ("dm-0", {"dm-0": ["sda3"]}, "a rotating disk"),
+        ("dm-1", {"dm-1": ["dm-0"], "dm-0": ["md0"], "md0": ["vda1", "sda1"]}, "a rotating disk"),
+        ("dm-1", {"dm-1": ["dm-0"], "dm-0": ["md0"], "md0": ["vda1", "nvme0n1p2"]}, ""),
+        ("md0p1", {"md0": ["mmcblk0p2"]}, "an SD card or eMMC"),
+    ],
+)
+def test_a_device_that_is_made_of_others_is_as_slow_as_their_disks(
+    lay_out: Callable[..., Kernel], swap: str, slaves: dict[str, list[str]], expected: str
+) -> None:
+    """LVM, encryption and RAID say "rotating" wherever a disk below does, be it a virtual one."""
+    below = {f"sys/block/{device}/slaves/{one}": "" for device, ones in slaves.items() for one in ones}
+    disks = {"sys/block/nvme0n1/queue/rotational": "0\n", **ROTATES}
+    kernel = lay_out(**{"proc/swaps": f"{HEAD}/dev/{swap} partition 8 0 -2\n", **disks, **below})
+    assert kernel.swaps == (Swap(f"/dev/{swap}", 8 * KIB, slow=expected),)
+    assert lay_out.unknown == {}  # type: ignore[attr-defined]
+
+
+def test_a_device_that_does_not_tell_what_it_is_made_of_is_said(lay_out: Callable[..., Kernel]) -> None:
+    """And so is one of whose disks only a part is known, and that part not slow."""
+    lines = f"{HEAD}/dev/dm-0 partition 8 0 -2\n/dev/dm-1 partition 8 0 -2\n"
+    kernel = lay_out(
+        **{"proc/swaps": lines, "sys/block/dm-1/slaves/vda3": "", "sys/block/dm-1/slaves/sdq": "", **ROTATES}
+    )
+    assert [swap.slow for swap in kernel.swaps] == ["", ""]
+    assert list(lay_out.unknown) == ["swap /dev/dm-0", "swap /dev/dm-1"]  # type: ignore[attr-defined]
 
 
 def test_swap_in_memory_is_told_from_swap_on_a_disk(lay_out: Callable[..., Kernel]) -> None:

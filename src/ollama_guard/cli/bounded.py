@@ -1,7 +1,9 @@
-"""Files of others, read within a deadline: on a disk that hangs a plain read holds a command up for ever."""
+"""What others hold, read within a deadline: where a disk hangs, or a process, a plain read never ends."""
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,32 +16,62 @@ MOST_BYTES = 1 << 20
 
 
 def read_within(path: Path, seconds: float = READ_SECONDS) -> str:
-    """The file's text; what is no UTF-8 in it is replaced.
+    """The text of a file that somebody named; what is no UTF-8 in it is replaced.
+
+    Only a regular file is opened: opening a device (a watchdog's) or a pipe does something to it.
 
     Raises:
-        OSError: it can't be read, is larger than `MOST_BYTES`, or did not come in time (TimeoutError).
+        OSError: it can't be read, is no regular file, is larger than `MOST_BYTES`, or did not come in time
+            (TimeoutError).
     """
+    return in_time(lambda: _of_regular(path), seconds)
 
-    def read() -> str:
-        with path.open("rb") as file:
-            return file.read(MOST_BYTES + 1).decode("utf-8", "replace")
 
-    text = _in_time(read, seconds)
-    if len(text) > MOST_BYTES:
+def _of_regular(path: Path) -> str:
+    there = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    found = os.fstat(there)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is no regular file")
+    if not found.st_size:
+        return ""  # also the kernel's own, of which some lose what is read of them (/proc/kmsg)
+    with Path(f"/proc/self/fd/{there}").open("rb") as file:
+        raw = file.read(MOST_BYTES + 1)
+    if len(raw) > MOST_BYTES:
         raise OSError(f"it is larger than {MOST_BYTES >> 20} MiB")
-    return text
+    return raw.decode("utf-8", "replace")
 
 
-def is_there_within(path: Path, seconds: float = READ_SECONDS) -> bool:
-    """Whether there is such a file.
+def argv_within(path: Path, seconds: float = READ_SECONDS) -> bytes:
+    """A process' command line, its words with NULs between them.
+
+    As its ``environ`` that lies in the memory of the process itself: one that is stuck holds the reader up.
 
     Raises:
-        OSError: that can't be told, or not in time.
+        OSError: it can't be read, or not in time (TimeoutError).
     """
-    return _in_time(lambda: "yes" if path.exists() else "", seconds) == "yes"
+    return in_time(lambda: head(path, MOST_BYTES).decode("latin-1"), seconds).encode("latin-1")
 
 
-def _in_time(function: Callable[[], str], seconds: float) -> str:
+def head(path: Path, most_bytes: int) -> bytes:
+    """The first bytes of a file, without any bound in time."""
+    with path.open("rb") as file:
+        return file.read(most_bytes)
+
+
+def is_same_within(one: Path, other: Path, seconds: float = READ_SECONDS) -> bool:
+    """Whether two paths lead to one file; False where one leads nowhere, or that can't be told in time."""
+    try:
+        return in_time(lambda: "yes" if one.samefile(other) else "", seconds) == "yes"
+    except OSError:
+        return False
+
+
+def in_time(function: Callable[[], str], seconds: float = READ_SECONDS) -> str:
+    """What a function reads, which is called in a child process.
+
+    Raises:
+        OSError: as the function does, or it did not end in time (TimeoutError).
+    """
     try:
         return within(seconds, function)
     except TimeoutError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_guard.core.machine import NO_BOUND_BYTES
+from ollama_guard.core.model import LoadedModel
 from ollama_guard.core.said import since
 from ollama_guard.sentinel.sensors.cgroup import parse_limit
 from ollama_guard.sentinel.sensors.cgtree import CgroupTrees
@@ -19,7 +20,9 @@ _SWAP_FILES = {1: "memory.memsw.limit_in_bytes", 2: "memory.swap.max"}
 # The first Ollama that reads the limit of a cgroup: memory.max at the root of its own v2 tree (facts 0, 3.1).
 _READS_LIMIT_SINCE = (0, 13)
 # What drivers make where a GPU can be computed on; a screen's alone (/dev/dri) is not used unless asked for.
-_GPU_DEVICES = ("nvidia0", "nvidiactl", "kfd")
+_GPU_DEVICES = ("nvidia0", "nvidiactl")
+# AMD's driver makes this also for graphics inside of a processor, most of which Ollama can't compute on.
+_MAYBE_GPU_DEVICE = "kfd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +37,13 @@ class CgroupFacts:
     swap_allowed_bytes: int | None = None
 
 
-def cgroup_facts(pid: int) -> CgroupFacts:
+def cgroup_facts(pid: int, proc: str = PROC, cgroups: str = CGROUPS) -> CgroupFacts:
     """The limits that hold for a process; nothing where its cgroup can't be found."""
     try:
-        membership = Path(PROC, str(pid), "cgroup").read_bytes()
+        membership = Path(proc, str(pid), "cgroup").read_bytes()
     except OSError:
         return CgroupFacts()
-    place = CgroupTrees(PROC, CGROUPS).place(membership)
+    place = CgroupTrees(proc, cgroups).place(membership)
     if not place.directories:
         return CgroupFacts()
     limits = [
@@ -80,7 +83,7 @@ def _limit(directory: str, name: str) -> int | None:
     return None
 
 
-def sees_limit(pid: int, limit_bytes: int | None, version: str | None) -> bool | None:
+def sees_limit(pid: int, limit_bytes: int | None, version: str | None, proc: str = PROC) -> bool | None:
     """Whether Ollama reads that limit where it looks: at the root of the cgroup tree that it can see.
 
     None where there is no limit, or it may not be looked at with its eyes.
@@ -91,7 +94,7 @@ def sees_limit(pid: int, limit_bytes: int | None, version: str | None) -> bool |
     if not reads:
         return reads
     try:
-        seen, _ = parse_limit(Path(PROC, str(pid), "root/sys/fs/cgroup/memory.max").read_bytes())
+        seen, _ = parse_limit(Path(proc, str(pid), "root/sys/fs/cgroup/memory.max").read_bytes())
     except PermissionError:
         return None
     except OSError:
@@ -99,11 +102,26 @@ def sees_limit(pid: int, limit_bytes: int | None, version: str | None) -> bool |
     return seen == limit_bytes
 
 
-def has_gpu(pid: int, environment: Mapping[str, str] | None) -> bool:
-    """Whether a GPU is there for it; where its own folders may not be seen, the machine's count."""
-    devices = _devices(Path(PROC, str(pid), "root/dev")) or _devices(Path("/dev"))
-    found = any(device in devices for device in _GPU_DEVICES)
-    return found or ("dri" in devices and (environment or {}).get("OLLAMA_VULKAN", "0") not in ("", "0"))
+def has_gpu(
+    pid: int,
+    environment: Mapping[str, str] | None,
+    loaded: Sequence[LoadedModel],
+    proc: str = PROC,
+    machines: Path = Path("/dev"),
+) -> bool | None:
+    """Whether a GPU is there for it; where its own folders may not be seen, those of the machine count.
+
+    None where that can't be told: of /dev/kfd alone only a loaded model tells whether it is used.
+    """
+    devices = _devices(Path(proc, str(pid), "root/dev")) or _devices(machines)
+    if any(device in devices for device in _GPU_DEVICES):
+        return True
+    if "dri" in devices and (environment or {}).get("OLLAMA_VULKAN", "0") not in ("", "0"):
+        return True
+    if _MAYBE_GPU_DEVICE not in devices:
+        return False
+    told = [model.vram_bytes for model in loaded if model.vram_bytes is not None]
+    return any(told) if told else None
 
 
 def _devices(folder: Path) -> set[str]:

@@ -57,7 +57,8 @@ def doctor(
     unknown = {**facts.unknown, **machine.unknown}
     if as_json:
         document = {"findings": [_plain(finding) for finding in findings], "unknown": unknown}
-        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        text = json.dumps(document, ensure_ascii=False, indent=2)
+        typer.echo(text.encode("utf-8", "backslashreplace"))  # what is no text anywhere is JSON's \udcff
     else:
         for line in _told(findings, unknown):
             typer.echo(line)

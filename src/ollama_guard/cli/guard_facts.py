@@ -32,16 +32,11 @@ _GROUP_FILE = Path("/etc/group")
 
 def guard_facts(where: Places, root: Path) -> tuple[Policy, GuardFacts, Mapping[str, Any]]:
     """The policy of the file (the defaults where that is bad), what was seen of the guard, and its status."""
-    problems: tuple[str, ...] = ()
-    policy = Policy()
-    try:
-        policy = policy_below(root, where.config)
-    except ConfigError as error:
-        problems = tuple(error.problems)
-    shipped = below(root, DEFAULT_PATH)  # what its unit reads, whatever file was named here
     unknown: dict[str, str] = {}
+    policy, problems = owners_policy(root, where.config, unknown)
+    shipped = below(root, DEFAULT_PATH)  # what its unit reads, whatever file was named here
     answers, status = _asked(where.runtime_dir, unknown)
-    process = process_facts(status)
+    process = process_facts(status, unknown)
     groups = _Groups(root)
     may_act = policy.ollama.authority is Authority.SERVER
     facts = GuardFacts(
@@ -65,6 +60,29 @@ def guard_facts(where: Places, root: Path) -> tuple[Policy, GuardFacts, Mapping[
     return policy, facts, status
 
 
+def owners_policy(root: Path, config: Path | None, unknown: dict[str, str]) -> tuple[Policy, tuple[str, ...]]:
+    """The owner's policy, and what is wrong with its file; the defaults where that is bad or can't be known.
+
+    A file that is not for everybody to read is well: that this user may not is no problem of the file's.
+    """
+    path = config or DEFAULT_PATH
+    try:
+        if os.geteuid() == 0 or _may_read(below(root, path)):
+            return policy_below(root, config), ()
+        unknown["the guard's configuration"] = f"{path}: this user may not read it"
+    except ConfigError as error:
+        return Policy(), tuple(error.problems)
+    return Policy(), ()
+
+
+def _may_read(path: Path) -> bool:
+    """Whether this user may, also where nothing is there to read."""
+    try:
+        return not path.exists() or os.access(path, os.R_OK)
+    except PermissionError:
+        return False  # nor look into its folder
+
+
 def unreadable_by(user: str, path: Path) -> bool:
     """Whether a user can't read a file that is there; False also where that can't be told: only root can."""
     try:
@@ -86,7 +104,7 @@ def unreadable_by(user: str, path: Path) -> bool:
 
 
 def _asked(runtime_dir: Path, unknown: dict[str, str]) -> tuple[bool | None, Mapping[str, Any]]:
-    """(whether it answers; None where this user may not ask, its status)."""
+    """(whether it answers; None where this user may not ask, or no sense came of it; its status)."""
     try:
         return True, get_status(runtime_dir)
     except NoPermission as error:
@@ -94,9 +112,9 @@ def _asked(runtime_dir: Path, unknown: dict[str, str]) -> tuple[bool | None, Map
         return None, {}
     except NotRunning:
         return False, {}
-    except ServiceUnavailable as error:
+    except ServiceUnavailable as error:  # it may be starting, or stand still: the age of its file tells
         unknown["the guard's status"] = str(error)
-        return True, {}  # it is there, and has no status yet
+        return None, {}
 
 
 def _age(path: Path) -> float | None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollama_guard.cli.bounded import argv_within, why
+
 DOCKER_SOCKET = "/var/run/docker.sock"
 _CAP_KILL, _CAP_DAC_OVERRIDE, _CAP_IPC_LOCK = 5, 1, 14
 _UNLIMITED = 2**63 - 1  # bytes: what "unlimited" comes to
@@ -48,13 +50,15 @@ class ProcessFacts:
         return bool((self.capabilities or 0) >> number & 1)
 
 
-def process_facts(status: Mapping[str, Any]) -> ProcessFacts:
+def process_facts(
+    status: Mapping[str, Any], unknown: dict[str, str], proc: Path = Path("/proc")
+) -> ProcessFacts:
     """Of the process that the guard's status names; all of it is for everybody to read."""
     guard = status.get("guard")
     pid = guard.get("pid") if isinstance(guard, dict) else None
-    if not isinstance(pid, int) or not _is_guard(pid):
+    if not isinstance(pid, int) or not _is_guard(proc / str(pid), unknown):
         return ProcessFacts()
-    said = _table(Path("/proc", str(pid), "status"))
+    said = _table(proc / str(pid) / "status")
     uid, capabilities = said.get("Uid", "").split(), said.get("CapEff", "")
     groups = [*said.get("Gid", "").split(), *said.get("Groups", "").split()]
     mask = int(capabilities, 16) if capabilities else None
@@ -63,14 +67,18 @@ def process_facts(status: Mapping[str, Any]) -> ProcessFacts:
         uid=int(uid[1]) if len(uid) > 1 else None,
         groups=frozenset(int(group) for group in groups if group.isdecimal()),
         capabilities=mask,
-        locked_limit_bytes=_UNLIMITED if (mask or 0) >> _CAP_IPC_LOCK & 1 else _locked_limit(pid),
+        locked_limit_bytes=_UNLIMITED if (mask or 0) >> _CAP_IPC_LOCK & 1 else _locked_limit(proc / str(pid)),
     )
 
 
-def _is_guard(pid: int) -> bool:
+def _is_guard(process: Path, unknown: dict[str, str]) -> bool:
     """Whether that number means the guard here, too: one in another PID namespace tells its own."""
-    with contextlib.suppress(OSError):
-        return b"ollama_guard" in Path("/proc", str(pid), "cmdline").read_bytes()
+    try:
+        return b"ollama_guard" in argv_within(process / "cmdline")
+    except TimeoutError as error:
+        unknown["the guard's process"] = f"the command line of process {process.name}: {why(error)}"
+    except OSError:
+        pass  # there is none of that number
     return False
 
 
@@ -81,9 +89,9 @@ def _table(path: Path) -> dict[str, str]:
     return {}
 
 
-def _locked_limit(pid: int) -> int | None:
+def _locked_limit(process: Path) -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc", str(pid), "limits").read_text(encoding="ascii").splitlines():
+        for line in (process / "limits").read_text(encoding="ascii").splitlines():
             if line.startswith("Max locked memory"):
                 soft = line.split()[3]
                 return _UNLIMITED if soft == "unlimited" else int(soft)

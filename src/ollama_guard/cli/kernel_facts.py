@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from ollama_guard.cli.bounded import why
@@ -19,6 +20,9 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 _MOST_BYTES = 1 << 18
 # More areas than anybody has; a laid-out file may go on for ever.
 _MOST_SWAPS = 32
+# Block devices made of others (LVM, encryption, RAID, caches), and levels: LVM on LUKS on RAID is three.
+_MADE_OF_OTHERS = re.compile(r"(?:dm-|md|bcache)\d+")
+_MOST_LEVELS = 8
 
 
 def kernels_root(root: Path) -> Path:
@@ -95,27 +99,52 @@ class _Look:
         return ""
 
     def _slow(self, device: str, name: str) -> str:
+        found = {self._slow_disk(beneath) for beneath in self._beneath_all(device, _MOST_LEVELS)}
+        slow = sorted(word for word in found if word)
+        if None in found and not slow:
+            self._unknown[f"swap {name}"] = "what kind of disk it is on can't be told"
+        return slow[0] if slow else ""
+
+    def _beneath_all(self, device: str, levels: int) -> Iterator[str]:
+        """The devices that one is made of, down to disks and their partitions; "" for what can't be told.
+
+        What it says itself tells nothing: in a virtual machine it says "rotating" as the disk below does.
+        """
+        disk = self._disk(device) or ""
+        if not _MADE_OF_OTHERS.fullmatch(disk):
+            yield device
+            return
+        slaves: list[str] = []
+        with contextlib.suppress(OSError):
+            slaves = os.listdir(self._root / "sys/block" / disk / "slaves")  # noqa: PTH208 (names are enough)
+        if not slaves or not levels:
+            yield ""
+        for slave in slaves if levels else ():
+            yield from self._beneath_all(slave, levels - 1)
+
+    def _slow_disk(self, device: str) -> str | None:
+        """What makes a disk, or a partition of it, slow; "" for nothing, None where that can't be told."""
         if _CARDS.match(device):
-            return "an SD card"
+            return "an SD card or eMMC"
         if _VIRTUAL.match(device):
             return ""
         disk = self._disk(device)
         if disk is None:
-            self._unknown[f"swap {name}"] = "what kind of disk it is on can't be told"
-            return ""
-        vendor = self.word(f"{disk}/device/vendor", optional=True)
-        model = self.word(f"{disk}/device/model", optional=True)
+            return None
+        folder = f"sys/block/{disk}"
+        vendor = self.word(f"{folder}/device/vendor", optional=True)
+        model = self.word(f"{folder}/device/model", optional=True)
         if any(made in f"{vendor} {model}".lower() for made in _VIRTUAL_VENDORS):
             return ""
-        return "a rotating disk" if self.word(f"{disk}/queue/rotational") == "1" else ""
+        return "a rotating disk" if self.word(f"{folder}/queue/rotational") == "1" else ""
 
     def _disk(self, device: str) -> str | None:
-        """The folder of the whole disk of a partition: the longest name in /sys/block that it begins with."""
+        """The whole disk of a partition: the longest name in /sys/block that it begins with."""
         names = []
         with contextlib.suppress(OSError):
             names = os.listdir(self._root / "sys/block")  # noqa: PTH208 (names are enough)
         mine = [name for name in names if re.fullmatch(rf"{re.escape(name)}(?:p?\d+)?", device)]
-        return f"sys/block/{max(mine, key=len)}" if mine else None
+        return max(mine, key=len) if mine else None
 
 
 def _number(text: str) -> int | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ollama_guard.cli.bounded import read_within, why
+from ollama_guard.cli.bounded import READ_SECONDS, head, in_time, is_same_within, read_within, why
 from ollama_guard.core.machine import Proxy
 from ollama_guard.core.said import DEFAULT_PORT
 from ollama_guard.errors import ConfigError
@@ -20,17 +22,26 @@ _MOST_BYTES = 1 << 16
 _PROGRAM = "litellm"
 
 
-def proxies(url: str, unknown: dict[str, str]) -> tuple[Proxy, ...]:
+def proxies(
+    url: str, unknown: dict[str, str], proc: Path = _PROC, seconds: float = LOOK_SECONDS
+) -> tuple[Proxy, ...]:
     """Each that was started with a configuration that leads to this Ollama.
 
     One whose configuration can't be read is told in ``unknown``: it might.
     """
     found = []
-    for pid, config in _started(unknown):
+    started = _started(unknown, proc, seconds)
+    until = time.monotonic() + seconds
+    for looked, (pid, config) in enumerate(started):
+        if time.monotonic() > until:
+            unknown["LiteLLM"] = f"there are {len(started)} proxies, and time for {looked}"
+            break
+        seen = proc / str(pid) / "root" / config.lstrip("/")
         try:
-            text = read_within(_PROC / str(pid) / "root" / config.relative_to("/"))
+            text = read_within(seen)
             if leads_to(text, url):
-                found.append(Proxy(pid, str(config), _ignored(text, config)))
+                here = is_same_within(seen, Path(config))
+                found.append(Proxy(pid, config if here else str(seen), _ignored(text, config)))
         except OSError as error:
             unknown[f"LiteLLM's {config}"] = why(error)
         except ConfigError as error:
@@ -45,35 +56,64 @@ def leads_to(text: str, url: str) -> bool:
     return f":{port}" in text or (usual and port == str(DEFAULT_PORT))
 
 
-def _ignored(text: str, config: Path) -> tuple[str, ...]:
+def _ignored(text: str, config: str) -> tuple[str, ...]:
     """The remarks on keys that are not read."""
     from ollama_guard.integrations.check import check
 
-    return tuple(f"line {one.line}: {one.sentence}" for one in check(text, str(config)) if one.ignored)
+    return tuple(f"line {one.line}: {one.sentence}" for one in check(text, config) if one.ignored)
 
 
-def _started(unknown: dict[str, str]) -> Iterator[tuple[int, Path]]:
-    """(pid, its configuration) of each process whose own argv says that it is LiteLLM's proxy."""
-    until = time.monotonic() + LOOK_SECONDS
-    pids = [entry.name for entry in _PROC.iterdir() if entry.name.isdecimal()]
+def _started(unknown: dict[str, str], proc: Path, seconds: float) -> list[tuple[int, str]]:
+    """(pid, its configuration) of each process whose own argv says that it is LiteLLM's proxy.
+
+    In a child process: a command line lies in the memory of its process, and one that is stuck holds up
+    whoever reads it.
+    """
+    try:
+        found, problems = json.loads(in_time(lambda: _search(proc, seconds), seconds + READ_SECONDS))
+    except OSError as error:
+        unknown["LiteLLM"] = f"the command lines of all processes: {why(error)}"
+        return []
+    unknown.update(problems)
+    return [(pid, config) for pid, config in found]
+
+
+def _search(proc: Path, seconds: float) -> str:
+    until = time.monotonic() + seconds
+    found: list[tuple[int, str]] = []
+    problems: dict[str, str] = {}
+    pids = [entry.name for entry in proc.iterdir() if entry.name.isdecimal()]
     for looked, pid in enumerate(pids):
         if looked >= MOST_PROCESSES or time.monotonic() > until:
-            unknown["LiteLLM"] = f"there are {len(pids)} processes, and time for {looked}"
-            return
-        with contextlib.suppress(OSError):
-            config = config_of(_argv(pid))
+            problems["LiteLLM"] = f"there are {len(pids)} processes, and time for {looked}"
+            break
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is gone
+            config = _config_of(proc / pid, problems)
             if config:
-                yield int(pid), Path(config if config.startswith("/") else f"{_folder(pid)}/{config}")
+                found.append((int(pid), config))
+    return json.dumps((found, problems))
 
 
-def _argv(pid: str) -> list[str]:
-    with (_PROC / pid / "cmdline").open("rb") as file:
-        return file.read(_MOST_BYTES).decode("utf-8", "surrogateescape").split("\0")
+def _config_of(process: Path, problems: dict[str, str]) -> str:
+    """The path that it was told, from the folder that it runs in; only its own user and root may see that."""
+    try:
+        config = config_of(_shown(head(process / "cmdline", _MOST_BYTES)).split("\0"))
+    except PermissionError as error:
+        problems["LiteLLM"] = f"the command line of process {process.name}: {why(error)}"
+        return ""
+    if not config or config.startswith("/"):
+        return config
+    try:
+        folder = _shown(os.fsencode((process / "cwd").readlink()))
+    except PermissionError as error:
+        problems[f"LiteLLM's {config}"] = f"the folder that process {process.name} runs in: {why(error)}"
+        return ""
+    return f"{folder.rstrip('/')}/{config}"
 
 
-def _folder(pid: str) -> str:
-    """Where it runs, as itself says it; only its own user and root may look."""
-    return str((_PROC / pid / "cwd").readlink())
+def _shown(raw: bytes) -> str:
+    """Foreign bytes as text that can be printed everywhere."""
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def config_of(argv: Sequence[str]) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pwd
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ollama_guard.cli.bounded import in_time, why
 from ollama_guard.cli.cgroup_facts import CGROUPS, PROC, cgroup_facts, has_gpu, sees_limit
 from ollama_guard.cli.glance import ANSWER_SECONDS, Glance, glance
 from ollama_guard.cli.options import DEFAULT_STATE_DIR
 from ollama_guard.cli.runby import own_network, run_by, with_files
+from ollama_guard.cli.unit_facts import unit_facts
 from ollama_guard.cli.written_elsewhere import KEYS
 from ollama_guard.core.machine import (
     ContainerFacts,
@@ -21,22 +25,17 @@ from ollama_guard.core.machine import (
     UnitFacts,
     runtime_of,
 )
-from ollama_guard.core.model import ServerReading, Snapshot
+from ollama_guard.core.model import LoadedModel, ServerReading, Snapshot
 from ollama_guard.core.policy import Policy
+from ollama_guard.core.protection import ENVIRONMENT_FILE
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.core.said import listens_at, open_to_all
-from ollama_guard.core.unitfile import unit_of
 from ollama_guard.errors import OllamaError, RuntimeFailed, ServiceUnavailable
 from ollama_guard.hands.adapters.ollama import OllamaAdapter
 from ollama_guard.hands.consumers import SHORT_ID, TooLong, top
 from ollama_guard.hands.remembered import RememberedLimits
 from ollama_guard.sentinel.sensors.cgtree import CgroupTrees
 
-# Where systemd looks for a unit, the first that has it wins; drop-ins count in all of them (systemd.unit(5)).
-UNIT_DIRS = (
-    "etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system",
-    "lib/systemd/system",
-)  # fmt: skip
 # Each asks for at most 32 models that are new, so these tell of more than anybody has.
 CATALOGUE_PASSES = 16
 # Programs that are Ollama's own, as they are called among the consumers.
@@ -65,7 +64,12 @@ def surveyed(policy: Policy, root: Path) -> tuple[Machine, Glance]:
         look = glance(replace(policy, ollama=replace(policy.ollama, url=elsewhere)))
     version = look.snapshot.api.version
     servers = tuple(
-        replace(server, limit_seen=sees_limit(server.pid, server.limit_bytes, version)) for server in servers
+        replace(
+            server,
+            limit_seen=sees_limit(server.pid, server.limit_bytes, version),
+            gpu=_gpu(server, look.snapshot.api.loaded, unknown),
+        )
+        for server in servers
     )
     return _machine(look.snapshot, servers, elsewhere or policy.ollama.url, unknown), look
 
@@ -128,7 +132,7 @@ def _server(reading: ServerReading, policy: Policy, root: Path, unknown: dict[st
     kind, name = run_by(reading)
     if policy.ollama.runtime is not None:
         kind, name = policy.ollama.runtime, policy.ollama.runtime_name or runtime_of(reading.cgroup or "")[1]
-    unit = read_unit(name, root) if kind is RuntimeKind.SYSTEMD and name else None
+    unit = unit_facts(name, reading, root, unknown) if kind is RuntimeKind.SYSTEMD and name else None
     container: ContainerFacts | None = None
     if kind is RuntimeKind.DOCKER:
         from ollama_guard.hands.adapters.docker import DockerRuntime
@@ -140,11 +144,12 @@ def _server(reading: ServerReading, policy: Policy, root: Path, unknown: dict[st
             container = with_files(docker.facts(name, reading.uid, ANSWER_SECONDS), root)
         except RuntimeFailed as problem:
             unknown["container"] = str(problem)
-    environment = environment_of(reading.pid)
-    if environment is None:
-        said = "can't be read (only root and its own user may)"
-        unknown["environment"] = f"the environment of process {reading.pid} {said}"
-        environment = _declared(unit, container)
+    try:
+        environment: Mapping[str, str] | None = environment_of(reading.pid)
+    except OSError as error:
+        said = "only root and its own user may" if isinstance(error, PermissionError) else why(error)
+        unknown["environment"] = f"the environment of process {reading.pid} can't be read ({said})"
+        environment = declared(unit, container)
     held = cgroup_facts(reading.pid)
     return Server(
         pid=reading.pid,
@@ -162,41 +167,42 @@ def _server(reading: ServerReading, policy: Policy, root: Path, unknown: dict[st
         high_bytes=held.high_bytes,
         cgroup_version=held.version,
         cgroup_directory=held.directory,
-        gpu=has_gpu(reading.pid, environment),
     )
 
 
-def environment_of(pid: int) -> dict[str, str] | None:
-    """What of a process' environment is Ollama's; None where it can't be read."""
-    try:
-        raw = Path(PROC, str(pid), "environ").read_bytes()
-    except OSError:
+def _gpu(server: Server, loaded: Sequence[LoadedModel], unknown: dict[str, str]) -> bool:
+    """Where that can't be told it counts as one: then nothing is said of what fits, and that is."""
+    found = has_gpu(server.pid, server.environment, loaded)
+    if found is None:
+        unknown["gpu"] = (
+            "there is /dev/kfd, and no loaded model tells whether it is used: what fits is not judged"
+        )
+    return found is not False
+
+
+def environment_of(pid: int, proc: str = PROC) -> dict[str, str]:
+    """What of a process' environment is Ollama's.
+
+    Raises:
+        OSError: it can't be read, or not in time (TimeoutError).
+    """
+
+    def read() -> str:
+        raw = Path(proc, str(pid), "environ").read_bytes()
+        pairs = (line.decode("utf-8", "backslashreplace").partition("=") for line in raw.split(b"\0"))
+        return json.dumps({key: value for key, is_set, value in pairs if is_set and key.startswith(KEYS)})
+
+    return dict(json.loads(in_time(read)))
+
+
+def declared(unit: UnitFacts | None, container: ContainerFacts | None) -> dict[str, str] | None:
+    """What its files say; None where an environment file may say otherwise: that wins over a unit's lines."""
+    if unit and any(not file.endswith(f"/env/{ENVIRONMENT_FILE}") for file in unit.environment_files):
         return None
-    pairs = (line.decode("utf-8", "backslashreplace").partition("=") for line in raw.split(b"\0"))
-    return {key: value for key, separator, value in pairs if separator and key.startswith(KEYS)}
-
-
-def _declared(unit: UnitFacts | None, container: ContainerFacts | None) -> dict[str, str] | None:
-    declared = unit.environment if unit else container.environment if container else None
-    if declared is None:
+    said = unit.environment if unit else container.environment if container else None
+    if said is None:
         return None
-    return {key: value for key, value in declared.items() if key.startswith(KEYS)}
-
-
-def read_unit(name: str, root: Path) -> UnitFacts:
-    """The facts of a unit's files below ``root``, in the order in which systemd applies them."""
-    folders = [root / folder for folder in UNIT_DIRS]
-    main = next((folder / name for folder in folders if (folder / name).is_file()), None)
-    drop_ins: dict[str, Path] = {}
-    for folder in reversed(folders):  # one of /etc hides one of the same name below /lib
-        with contextlib.suppress(OSError):
-            drop_ins |= {path.name: path for path in (folder / f"{name}.d").glob("*.conf")}
-    paths = [*([main] if main else []), *(drop_ins[key] for key in sorted(drop_ins))]
-    texts: list[tuple[str, str]] = []
-    for path in paths:
-        with contextlib.suppress(OSError):
-            texts.append((str(path), path.read_text(encoding="utf-8", errors="replace")))
-    return unit_of(name, texts)
+    return {key: value for key, value in said.items() if key.startswith(KEYS)}
 
 
 def _swap_bytes() -> int:

@@ -64,7 +64,7 @@ def never_fits(machine: Machine, guard: GuardFacts, policy: Policy) -> Iterator[
         if tier.fits is not Fits.NEVER:
             continue
         name = shlex.quote(tier.model.name)
-        hides = guard.answers and len(machine.servers) == 1
+        hides = guard.answers is not False and len(machine.servers) == 1
         yield Finding(
             Check.NEVER_FITS,
             f"{tier.model.name} takes {bytes_text(tier.needs_bytes)} with {least.context} tokens of context,"

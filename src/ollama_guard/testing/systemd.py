@@ -25,6 +25,7 @@ class FakeUnit:
     """One service. ``obeys``: what ends it: ``stop``, only ``kill``, or ``nothing`` (a process in D).
 
     ``dependents`` maps a property, such as ``RequiredBy``, to the units that a stop of this one ends too.
+    ``oom_policy`` is "" for a systemd that is too old to have one.
     """
 
     name: str
@@ -50,6 +51,7 @@ class FakeUnit:
     next_pid: int = 4243
     other_pids: tuple[int, ...] = ()
     dependents: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    oom_policy: str = ""
 
     def end(self) -> None:
         """Its process is gone."""
@@ -226,6 +228,7 @@ def _service(unit: FakeUnit) -> dict[str, tuple[str, object]]:
         "EnvironmentFiles": ("a(sb)", [(path, True) for path in unit.environment_files]),
         "Environment": ("as", list(unit.environment)),
         "MemoryCurrent": ("t", unit.memory_current),
+        **({"OOMPolicy": ("s", unit.oom_policy)} if unit.oom_policy else {}),
         **{name: ("t", value) for name, value in unit.properties.items()},
     }
 
