@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ollama_guard.core.model import Level, Rung
+from ollama_guard.core.model import ActionKind, Level, Rung
 from ollama_guard.core.replay import Comparison, Replay
 from ollama_guard.core.scribe import Scribe
 from ollama_guard.core.trace import Adopted, Ended, Glanced, Header, Look, Reader
@@ -72,3 +72,14 @@ def test_decisions_that_are_accepted_are_the_ones_that_are_made(tmp_path: Path) 
     lines = [f"{line}\n".encode() for line in decided_anew(other)]
     assert all(moment.same for moment in Comparison().read("accepted", lines))
     assert len(lines) == len(incident.read_text().splitlines())
+
+
+def test_the_incident_of_the_freeze_holds_what_it_is_kept_for() -> None:
+    """Loads aborted at birth, the blob condemned, a whole recovery, and the model hidden by Ollama's API."""
+    (path,) = (path for path in INCIDENTS if path.stem == "frozen-and-a-model-that-can-not-fit")
+    lines = path.read_bytes().splitlines(keepends=True)
+    looks = [entry for entry in Reader().read(lines) if isinstance(entry, Look)]
+    assert {look.decision.rung for look in looks} >= {Rung.ABORT_LOAD, Rung.PLAYBOOK}
+    kinds = {action.kind for look in looks for action in look.decision.actions}
+    assert kinds >= {ActionKind.CONSTRAIN, ActionKind.STOP, ActionKind.QUARANTINE, ActionKind.START}
+    assert "condemned" in " ".join(look.decision.reason for look in looks)
