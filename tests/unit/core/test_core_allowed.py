@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ollama_guard.core import tierstatus
+from ollama_guard.core import sane, tierstatus
 from ollama_guard.core.allowed import top
 from ollama_guard.core.conditions import blind_reasons
 from ollama_guard.core.decide import decide
 from ollama_guard.core.footprint import Footprint, FootprintKey, Ledger
 from ollama_guard.core.ledger import with_rows
-from ollama_guard.core.model import Activity, CatalogueEntry
+from ollama_guard.core.model import HOST, Activity, CatalogueEntry
 from ollama_guard.core.policy import GIB, MIB, Policy
 from ollama_guard.core.quarantined import Hidden, QuarantineEntry, StoreReading
+from ollama_guard.core.sight import scene_of
 from ollama_guard.core.state import State
 from ollama_guard.core.status import view
+from ollama_guard.core.tierfit import judged
 from ollama_guard.core.tiers import Tier, TierState
 from ollama_guard.testing.scenario import World, blob_of
 from unit.core.strategies import Tale, enforcing, tales
@@ -59,6 +62,35 @@ def test_what_memory_refused_comes_back_only_after_quiet(tale: Tale, shelf: tupl
             if tier.allowed and not tier.reason.startswith(SMALLEST) and tier.name in spoken:
                 assert judged_at is not None
                 assert judged_at - spoken[tier.name] >= tale.policy.transition_seconds
+
+
+@settings(max_examples=100)
+@given(tales(laddered), sizes)
+def test_who_is_spared_changes_its_place_only_when_it_has_to_or_after_a_while(
+    tale: Tale, shelf: tuple[int, int, int]
+) -> None:
+    """Up from one that could be had after the grace at the earliest, and down again after a transition."""
+    grace, quiet = tale.policy.thresholds_of(HOST).grace_seconds, tale.policy.transition_seconds
+    spared: int | None = None
+    since = rose_at = -math.inf
+    for moment in told(tale, begun(tale, shelf)):
+        before, seen, tiers = moment.before, moment.snapshot, moment.after.tiers
+        if moment.after.tiers_judged_at != seen.now:
+            continue
+        found = (place for place, t in enumerate(tiers) if t.allowed and t.reason.startswith(SMALLEST))
+        place = next(found, None)
+        if spared is not None and place is not None and place != spared:
+            scene = scene_of(tale.policy, before, sane.snapshot_of(seen, before.last_tick_at))
+            verdict, held = judged(scene)[spared], tiers[spared]
+            if verdict.serves and (held.unfit_at is None or verdict.loaded):
+                assert seen.now - (since if place > spared else rose_at) >= (
+                    grace if place > spared else quiet
+                )
+            rose_at = seen.now if place > spared else -math.inf
+        elif place is None:
+            rose_at = -math.inf
+        since = since if place == spared else seen.now
+        spared = place
 
 
 @given(tales(laddered), sizes)
@@ -160,10 +192,14 @@ def test_two_tiers_of_one_blob_are_told_as_what_they_are() -> None:
 
 def test_a_hidden_model_is_installed_and_not_allowed() -> None:
     world = calm(a=64 * MIB, b=128 * MIB)
+    assert ladder(world)["default"]["allowed"]
     entry = QuarantineEntry("b", "quarantine/b", blob_of("b"), Hidden.OFFLINE, 1.7e9)
+    world.pass_time(1)
     snapshot = replace(world.snapshot(), store=StoreReading("/models", writable=True, entries=(entry,)))
-    row = tierstatus.view(world.policy, world.state, snapshot)["tiers"][1]
+    state, _ = decide(world.policy, world.state, snapshot)
+    row = tierstatus.view(world.policy, state, snapshot)["tiers"][1]
     assert (row["installed"], row["fits"]) == (True, None)
+    assert (row["allowed"], row["reason"]) == (False, "b:latest is hidden from clients (quarantine)")
 
 
 def test_a_measured_footprint_counts_before_what_the_owner_expects() -> None:
