@@ -21,7 +21,7 @@ from beds.guarded import guarded_fake
 from beds.hog import Hog
 from beds.process import alive
 from beds.terminal import OnTerminal
-from ollama_guard.core.benchmark import read
+from ollama_guard.core.benchmark import Prompt, read
 from ollama_guard.core.ledger import rows_of
 from ollama_guard.store.footprints import FootprintStore
 
@@ -120,7 +120,8 @@ def test_what_would_not_fit_is_refused_with_the_sentence_of_fit(guarded: tuple[G
     digits = re.compile(r"\d+")
     assert digits.sub("N", refused.partition("refused: ")[2]) == digits.sub("N", fit.strip())
     assert "small:latest" in told.stdout.splitlines()[1]
-    assert server.fake.log().count("giant") == 0 or "giant" not in server.runner_pids()
+    asked = server.fake.log().count("/api/generate")
+    assert asked == 1 + len(Prompt) + 1, "small's load, its prompts, its unload, and nothing of giant's"
 
 
 def test_a_load_that_the_guard_aborts_is_told_with_the_guards_own_reason(
