@@ -24,10 +24,10 @@ BAD = [
         ["line 12", "tiers.default.memory", "light before it has 200MB"],
     ),
     (
-        '[[tiers]]\nname = "a"\nmodel = "x"\ndisk = "2GB"\nmemory = "1GiB"\n'
+        LIGHT.replace("memory", 'disk = "2GB"\nmemory')
         + '[[tiers]]\nname = "b"\nmodel = "y"\nmemory = "2GiB"\n'
         + '[[tiers]]\nname = "c"\nmodel = "z"\ndisk = "1GB"\n',
-        ["line 13", 'tiers.c.disk = "1GB"', "out of order", "a before it has 2GB"],
+        ["line 14", 'tiers.c.disk = "1GB"', "out of order", "light before it has 2GB"],
     ),
     (
         LIGHT + '[[tiers]]\nname = "light"\nmodel = "b"\n',

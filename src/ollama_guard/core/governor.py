@@ -195,9 +195,7 @@ def events(before: State, state: State, snapshot: Snapshot) -> list[Event]:
 
 
 def _is_bounded(scene: Scene, runner: Runner) -> bool:
-    """Whether the governor has a say in it now: memory is short where it lies, its owner lets it go, and the
-    API means it and no other.
-    """
+    """Whether the governor has a say in it now: memory is short where it lies, and its owner lets it go."""
     record, version = scene.state.governed.get(runner.reading.blob or ""), scene.snapshot.api.version
     if record is None or record.short_since_at is None or version is None or _loads_to_unload(version):
         return False

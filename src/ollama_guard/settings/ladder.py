@@ -34,8 +34,8 @@ class TierTable(Table):
     purpose: Annotated[str, values.PURPOSE] = Field(default="", alias="for", examples=[_SHOWN.purpose])
     """What it is good for, for people."""
     disk: Annotated[int | None, size_within(1 * MIB, 1024 * GIB)] = Field(default=None, examples=["91MB"])
-    """What you expect it to take on disk; not less than the tier before it, where `memory` does not tell their
-    order. Once it is installed, its real size is shown."""
+    """What you expect it to take on disk; not less than the tier before it, unless `memory` of both tells
+    their order. Once it is installed, its real size is shown."""
     memory: Annotated[int | None, size_within(1 * MIB, 1024 * GIB)] = Field(default=None, examples=["200MB"])
     """What you expect it to take in memory; not less than the tier before it. It counts where it is more than
     the model's file lets foresee, until the first load was measured."""
