@@ -250,6 +250,43 @@ def test_interrupted_it_shows_what_was_measured_and_unloads(
     assert server.runner_pids() == {}
 
 
+def test_interrupted_while_somebody_else_uses_the_model_it_is_not_unloaded(
+    alone: tuple[Guard, FakeServer, MemoryCgroup],
+) -> None:
+    guard, server, _ = alone
+    process = begun(guard, "slow", "--tokens", "1000", "--json")
+    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 180)
+    until(lambda: not server.fake.runner("slow")["loading"])  # type: ignore[index]
+    time.sleep(1.0)  # so that the end of the load's own request is clearly an older one
+    with contextlib.closing(server.fake.stream("slow", tokens=200)) as client:
+        until(lambda: server.fake.runner("slow")["references"] == 2)  # type: ignore[index]
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        said, _ = process.communicate(timeout=120)
+        assert time.monotonic() - began < 20, "nothing is waited for"
+        assert client.running
+    assert process.returncode == 130
+    assert json.loads(said)["models"][0]["notes"] == ["somebody else uses it by now: not unloaded"]
+
+
+def test_a_guard_that_goes_away_and_leaves_a_broken_file_costs_no_result(
+    guarded: tuple[Guard, FakeServer],
+) -> None:
+    """Each model is judged by one look then, for which the file is read anew."""
+    daemon, server = guarded
+    process = begun(daemon, "emb", "slow", "small", "--tokens", "10", "--json")
+    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 180)
+    daemon.config.write_text("[ollama]\nurl = 3\n")
+    daemon.stop()
+    said, errors = process.communicate(timeout=180)
+    assert process.returncode == 1, errors
+    document = json.loads(said)
+    assert [model["verdict"] for model in document["models"]] == ["measured", "measured", "refused"]
+    assert document["models"][2]["reason"].startswith("whether it would fit is not known: ")
+    assert not document["guarded"]
+    assert server.runner_pids() == {}
+
+
 def test_interrupted_while_it_loads_nothing_stays(alone: tuple[Guard, FakeServer, MemoryCgroup]) -> None:
     guard, server, _ = alone
     process = begun(guard, "slow", "--json")
