@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ Script = Callable[[socket.socket, threading.Event], None]
 def scripted(script: Script, requests: dict[socket.socket, bytes] | None = None) -> Iterator[str]:
     """Serve on a port of the loopback; yields the URL.
 
-    ``script`` gets each connection after its head, which stands in ``requests`` before.
+    ``script`` gets each connection after its request, which stands in ``requests`` before.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
@@ -53,10 +54,17 @@ def scripted(script: Script, requests: dict[socket.socket, bytes] | None = None)
 
 
 def _read_request(connection: socket.socket) -> bytes:
-    head = b""
-    while b"\r\n\r\n" not in head:
-        head += connection.recv(65536) or b"\r\n\r\n"
-    return head
+    """The whole of it: a connection that is closed with something unread is reset, and its answer lost."""
+    request = b""
+    while b"\r\n\r\n" not in request:
+        request += connection.recv(65536) or b"\r\n\r\n"
+    head, _, body = request.partition(b"\r\n\r\n")
+    found = re.search(rb"(?i)^content-length: *(\d+)", head, re.MULTILINE)
+    missing = int(found[1]) - len(body) if found else 0
+    while missing > 0 and (more := connection.recv(missing)):
+        request += more
+        missing -= len(more)
+    return request
 
 
 def answer(body: bytes, status: str = "200 OK", *headers: str) -> Script:

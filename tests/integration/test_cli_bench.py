@@ -21,7 +21,7 @@ from beds.guarded import guarded_fake
 from beds.hog import Hog
 from beds.process import alive
 from beds.terminal import OnTerminal
-from ollama_guard.core.benchmark import read
+from ollama_guard.core.benchmark import Prompt, read
 from ollama_guard.core.ledger import rows_of
 from ollama_guard.store.footprints import FootprintStore
 
@@ -120,7 +120,8 @@ def test_what_would_not_fit_is_refused_with_the_sentence_of_fit(guarded: tuple[G
     digits = re.compile(r"\d+")
     assert digits.sub("N", refused.partition("refused: ")[2]) == digits.sub("N", fit.strip())
     assert "small:latest" in told.stdout.splitlines()[1]
-    assert server.fake.log().count("giant") == 0 or "giant" not in server.runner_pids()
+    asked = server.fake.log().count("/api/generate")
+    assert asked == 1 + len(Prompt) + 1, "small's load, its prompts, its unload, and nothing of giant's"
 
 
 def test_a_load_that_the_guard_aborts_is_told_with_the_guards_own_reason(
@@ -167,7 +168,8 @@ def test_a_model_that_somebody_begins_to_use_is_not_unloaded(
 ) -> None:
     guard, server, _ = alone
     process = begun(guard, "slow", "--tokens", "10", "--json")
-    until(lambda: server.fake.runner("slow") and not server.fake.runner("slow")["loading"])  # type: ignore[index]
+    # Load and prompts are logged as they begin: whoever asks now is next, and has the model for 40 s.
+    until(lambda: server.fake.log().count("/api/generate") == 1 + len(Prompt))
     with contextlib.closing(server.fake.stream("slow", tokens=200)) as client:
         said, _ = process.communicate(timeout=120)
         (slow,) = json.loads(said)["models"]
@@ -246,6 +248,43 @@ def test_interrupted_it_shows_what_was_measured_and_unloads(
     assert said.splitlines()[1].startswith("emb:latest")
     assert f"slow:latest: partly: interrupted ({number.name})" in said
     assert "Traceback" not in errors
+    assert server.runner_pids() == {}
+
+
+def test_interrupted_while_somebody_else_uses_the_model_it_is_not_unloaded(
+    alone: tuple[Guard, FakeServer, MemoryCgroup],
+) -> None:
+    guard, server, _ = alone
+    process = begun(guard, "slow", "--tokens", "1000", "--json")
+    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 180)
+    until(lambda: not server.fake.runner("slow")["loading"])  # type: ignore[index]
+    time.sleep(1.0)  # so that the end of the load's own request is clearly an older one
+    with contextlib.closing(server.fake.stream("slow", tokens=200)) as client:
+        until(lambda: server.fake.runner("slow")["references"] == 2)  # type: ignore[index]
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        said, _ = process.communicate(timeout=120)
+        assert time.monotonic() - began < 20, "nothing is waited for"
+        assert client.running
+    assert process.returncode == 130
+    assert json.loads(said)["models"][0]["notes"] == ["somebody else uses it by now: not unloaded"]
+
+
+def test_a_guard_that_goes_away_and_leaves_a_broken_file_costs_no_result(
+    guarded: tuple[Guard, FakeServer],
+) -> None:
+    """Each model is judged by one look then, for which the file is read anew."""
+    daemon, server = guarded
+    process = begun(daemon, "emb", "slow", "small", "--tokens", "10", "--json")
+    until(lambda: (server.fake.runner("slow") or {}).get("references", 0) > 0, 180)
+    daemon.config.write_text("[ollama]\nurl = 3\n")
+    daemon.stop()
+    said, errors = process.communicate(timeout=180)
+    assert process.returncode == 1, errors
+    document = json.loads(said)
+    assert [model["verdict"] for model in document["models"]] == ["measured", "measured", "refused"]
+    assert document["models"][2]["reason"].startswith("whether it would fit is not known: ")
+    assert not document["guarded"]
     assert server.runner_pids() == {}
 
 

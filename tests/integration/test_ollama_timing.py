@@ -85,6 +85,21 @@ def test_an_answer_that_never_ends_is_cut_at_the_deadline_and_counts_as_it_came(
     assert 0 < (spoken.pieces_per_second or 0.0) < 25
 
 
+def test_a_fast_stream_that_ignores_the_bound_of_tokens_is_hung_up_on() -> None:
+    """By the deadline alone it would go on for minutes, hundreds of thousands of pieces long."""
+
+    def flood(connection: socket.socket, over: threading.Event) -> None:
+        connection.sendall(HEAD)
+        while not over.is_set():
+            connection.sendall(lines({"response": "a"}))
+
+    with scripted(flood) as url:
+        spoken = Client(url, 60.0, quiet).answer("m", "hello", 50)
+    assert (spoken.pieces, spoken.done_reason, spoken.tokens) == (101, "length", None)
+    assert spoken.total_seconds < 30
+    assert (spoken.pieces_per_second or 0.0) > 0
+
+
 UGLY: dict[str, tuple[Script, str]] = {
     "an error instead of an answer": (
         answer(

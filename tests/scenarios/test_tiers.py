@@ -165,6 +165,56 @@ def test_the_smallest_that_is_there_answers_while_all_else_is_too_much() -> None
     assert told.reason("default").startswith("it is the smallest that can be had now; host is at soft")
 
 
+def crowded() -> Story:
+    """A host at soft with 100 MiB above hard, on which `default` is loaded and `light` would need 200."""
+    told = story()
+    world = told.world
+    world.load("smollm:360m", 400 * MIB)
+    told.play(5)
+    world.hog_taken = world.hog_target = world.capacity - world.used - world.capacity // 10 - 100 * MIB
+    told.play(3)
+    return told
+
+
+def ask(told: Story, seconds: float) -> None:
+    """Somebody asks `default` for so long, which is loaded for it if it has to be."""
+    model = told.world.model("smollm:360m")
+    if model is None or model.gone_at is not None:
+        model = told.world.load("smollm:360m", 400 * MIB, loaded=False)
+        told.play(0.5)
+    model.busy = True
+    told.play(seconds)
+    model.busy = False
+
+
+def test_one_that_works_now_and_then_does_not_make_the_position_flap_below_it() -> None:
+    """Each time that it rests the smaller one could be had, and each time that it works not at once."""
+    told = crowded()
+    for _ in range(24):
+        ask(told, 1)
+        told.play(4)
+    assert told.world.state.level is Level.SOFT
+    assert [name for _, name in told.positions] == ["fallback", "default", "light"]
+    assert told.reason("light").startswith("it is the smallest that can be had now; host is at soft")
+
+
+def test_one_that_works_on_takes_the_place_of_a_smaller_one_and_keeps_it_for_a_transition() -> None:
+    """It is loaded and answers, and beside it the smaller one can't be had."""
+    told = crowded()
+    told.play(10)
+    assert told.position == "light"
+    began = told.world.now
+    ask(told, 15)
+    assert told.position == "default"
+    rose_at, count = told.positions[-1][0], len(told.positions)
+    assert 9 < rose_at - began < 12
+    for _ in range(15):
+        told.play(4)
+        ask(told, 1)
+    assert [name for _, name in told.positions[count:]] == ["light"]
+    assert QUIET <= told.positions[count][0] - rose_at < QUIET + 6
+
+
 def test_what_others_do_for_a_moment_refuses_nobody() -> None:
     """Somebody asks for what can never fit, again and again: each load is aborted, the ladder stays."""
     told = story(other=1500 * MIB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from ollama_guard.cli.show import status_text
@@ -38,6 +39,19 @@ def test_the_table_has_every_tier_and_below_it_the_position_and_why_not_the_othe
     assert told[4].endswith("critical tasks, sparingly")
     assert told[5:8] == ["", "largest allowed: default", "reasoning: tinyllama:1.1b is not installed"]
     assert told[8].startswith("fallback: it needs 2.3 GiB (as [[tiers]] expects)")
+
+
+def test_tiers_whose_models_are_the_other_way_round_are_told() -> None:
+    """By what they need, which may be other than their owner expects."""
+    host = World(policy=Policy(tiers=tuple(replace(tier, memory_bytes=None) for tier in EXAMPLE)))
+    sizes = (90 * MIB, 700 * MIB, 200 * MIB, 300 * MIB)
+    for tier, size in zip(EXAMPLE, sizes, strict=True):
+        host.install(tier.model, size)
+    host.play(4)
+    told = tierstatus.view(host.policy, host.state, host.snapshot())
+    assert [row["smaller_than"] for row in told["tiers"]] == [None, None, "default", "default"]
+    said = "it needs less memory than default before it; tiers go from small to large"
+    assert lines(told)[-2:] == [f"reasoning: {said}", f"fallback: {said}"]
 
 
 def test_names_like_one_that_is_not_installed_are_told() -> None:

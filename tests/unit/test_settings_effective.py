@@ -87,16 +87,18 @@ def playbooks(draw: st.DrawFn) -> PlaybookPolicy:
 
 @st.composite
 def ladders(draw: st.DrawFn) -> tuple[Tier, ...]:
-    """Of different names and models, each with as much memory as the one before it or more, or none said."""
+    """Of different names and models, each with as much as the one before it or more, or nothing said."""
     names = draw(st.lists(st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,39}\Z"), max_size=4, unique=True))
-    memory = sorted(draw(st.lists(st.integers(MIB, 1024 * GIB), min_size=4, max_size=4)))
+    disk, memory = (
+        sorted(draw(st.lists(st.integers(MIB, 1024 * GIB), min_size=4, max_size=4))) for _ in range(2)
+    )
     purposes = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=20)
     return tuple(
         Tier(
             name,
             f"model-{place}:1b",
             draw(purposes),
-            draw(st.none() | st.integers(MIB, GIB)),
+            draw(st.sampled_from([None, disk[place]])),
             draw(st.sampled_from([None, memory[place]])),
         )
         for place, name in enumerate(names)

@@ -24,6 +24,12 @@ BAD = [
         ["line 12", "tiers.default.memory", "light before it has 200MB"],
     ),
     (
+        LIGHT.replace("memory", 'disk = "2GB"\nmemory')
+        + '[[tiers]]\nname = "b"\nmodel = "y"\nmemory = "2GiB"\n'
+        + '[[tiers]]\nname = "c"\nmodel = "z"\ndisk = "1GB"\n',
+        ["line 14", 'tiers.c.disk = "1GB"', "out of order", "light before it has 2GB"],
+    ),
+    (
         LIGHT + '[[tiers]]\nname = "light"\nmodel = "b"\n',
         ["line 7", 'tiers.light.name = "light"', "an earlier tier too"],
     ),
@@ -74,6 +80,13 @@ def test_every_key_arrives_and_all_but_name_and_model_may_be_left_out() -> None:
     first, second = compile_text(text, "F").tiers
     assert first == Tier("a", "x:1b", "y", GIB, 2 * GIB)
     assert second == Tier("b", "z")
+
+
+def test_where_memory_tells_the_order_disk_does_not() -> None:
+    """A long context may cost more than a larger model."""
+    text = '[[tiers]]\nname = "a"\nmodel = "x"\ndisk = "2GB"\nmemory = "2GiB"\n'
+    text += '[[tiers]]\nname = "b"\nmodel = "y"\ndisk = "1GB"\nmemory = "3GiB"\n'
+    assert [tier.name for tier in compile_text(text, "F").tiers] == ["a", "b"]
 
 
 def test_tiers_of_the_same_memory_and_an_inline_list_are_a_ladder_too() -> None:

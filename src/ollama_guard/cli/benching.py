@@ -12,7 +12,7 @@ from ollama_guard.core.benchmark import TEXTS, Answer, Measured, Prompt, Round, 
 from ollama_guard.core.model import Activity, CatalogueEntry
 from ollama_guard.core.units import count_text
 from ollama_guard.drawing.interrupts import Interrupted
-from ollama_guard.errors import OllamaError, ServiceUnavailable
+from ollama_guard.errors import GuardError, OllamaError
 from ollama_guard.hands.adapters.ollama.timing import Client
 
 # Seconds that the guard gets to measure a load (it waits for 1 s of standing still, or for 5 s), and to see
@@ -34,7 +34,6 @@ class Bencher:
         judge: who says whether a model would fit now.
         steps: where progress is told.
         plan: how often, and how long answers may be.
-        guarded: whether a guard is running, which learns from loads.
     """
 
     def __init__(
@@ -45,11 +44,9 @@ class Bencher:
         judge: Judge,
         steps: Steps,
         plan: Plan,
-        *,
-        guarded: bool,
     ) -> None:
         self._client, self._unloader, self._watch = client, unloader, watch
-        self._judge, self._steps, self._plan, self._guarded = judge, steps, plan, guarded
+        self._judge, self._steps, self._plan = judge, steps, plan
 
     def measure(self, entry: CatalogueEntry, name: str) -> tuple[Measured, Exception | None]:
         """One model, and what ends the whole run with it (None: it goes on)."""
@@ -75,13 +72,15 @@ class Bencher:
     def _judged(self, blob: str) -> tuple[dict[str, Any] | None, str]:
         """The guard's row, and why it may not be measured now ("" when it may)."""
         try:
-            row = self._judge(blob)
-        except ServiceUnavailable as problem:
+            row = self._judge.ask(blob)
+        except GuardError as problem:  # the socket is not for this user, or the file was broken meanwhile
             return None, f"whether it would fit is not known: {problem}"
         if row is None:
             return None, "whether it would fit is not known: the guard has not heard of it yet"
         if row["state"] in (Activity.LOADING, Activity.BUSY, Activity.STOPPING):
-            idle = "" if self._guarded else ", and one look without a guard can't tell whether it is idle"
+            idle = (
+                "" if self._judge.guarded else ", and one look without a guard can't tell whether it is idle"
+            )
             return row, f"it is loaded ({row['state']}){idle}: somebody may be using it; unload it first"
         if not row["fits"]:
             return row, str(row["reason"])
@@ -115,10 +114,11 @@ class Bencher:
                 self._steps.at(f"{said}: unloading")
                 going.unload_seconds = self._unloader.timed(work, going.runner)
                 self._steps.done()
-        except (OllamaError, MemoryShort, Interrupted):
+        except (OllamaError, MemoryShort, Interrupted) as problem:
             if not work.loaded_before:
                 self._steps.at(f"{said}: unloading")
-                self._unloader.let_go(work)
+                spares = going.load_seconds is not None and not isinstance(problem, MemoryShort)
+                self._unloader.let_go(work, spares_used=spares)
             raise
         finally:
             if going.load_seconds is not None or going.answers:
@@ -178,7 +178,7 @@ class Bencher:
 
     def _learn(self, work: Work) -> None:
         """Let the guard measure the load; without one there is nobody who would."""
-        end = time.monotonic() + (LEARN_SECONDS if self._guarded else 0.0)
+        end = time.monotonic() + (LEARN_SECONDS if self._judge.guarded else 0.0)
         while not work.footprint[1] and time.monotonic() < end:
             self._watch.watch(ASK_SECONDS)
             row, _ = self._judged(work.blob)
@@ -187,7 +187,7 @@ class Bencher:
 
     def _settle(self, work: Work) -> None:
         """Until the guard has seen it go as well: what it judges next shall have this memory again."""
-        stays = work.taken or work.loaded_before or not self._guarded
+        stays = work.taken or work.loaded_before or not self._judge.guarded
         end = time.monotonic() + (0.0 if stays else SETTLE_SECONDS)
         while time.monotonic() < end:
             row, _ = self._judged(work.blob)

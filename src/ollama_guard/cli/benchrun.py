@@ -88,7 +88,8 @@ def run(where: Places, wish: Wish) -> tuple[Bench, int]:
         tokens_most=wish.tokens_most,
     )
     measured, end = _measured(policy, ollama, catalogue, chosen, judge, wish)
-    bench = replace(begun, models=measured, ended="" if end is None else told(end))
+    ended = "" if end is None else told(end)
+    bench = replace(begun, models=measured, ended=ended, guarded=judge.guarded)
     return bench, _code(bench, end, named=bool(wish.models))
 
 
@@ -205,7 +206,7 @@ def _measured(
             client = Client(policy.ollama.url, wish.timeout_seconds, watch.step)
             plan = Plan(wish.repeat, wish.tokens_most)
             unloader = Unloader(ollama, watch)
-            bencher = Bencher(client, unloader, watch, judge.ask, bar, plan, guarded=judge.guarded)
+            bencher = Bencher(client, unloader, watch, judge, bar, plan)
             for entry, name in chosen.models:
                 if end is not None:
                     found.append(Measured(name, Verdict.SKIPPED, "the run had ended before", blob=entry.blob))

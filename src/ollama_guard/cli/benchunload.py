@@ -10,11 +10,15 @@ from ollama_guard.core.model import RunnerReading
 from ollama_guard.core.units import seconds_text
 from ollama_guard.errors import OllamaError
 from ollama_guard.hands.adapters.ollama import OllamaAdapter
+from ollama_guard.hands.adapters.ollama.timing import KEEP_ALIVE_SECONDS
 
 # Seconds for the request to unload, which only marks (facts 1.5), and until the process has ended: 0.1 s were
 # seen, and with a discrete GPU Ollama itself waits for 5 s.
 UNLOAD_SECONDS = 10.0
 GONE_SECONDS = 30.0
+# Seconds for the list of loaded models when a run has ended early; and those lost between the end of a
+# request and the moment from which it is reckoned here.
+LIST_SECONDS, LATE_SECONDS = 1.0, 0.3
 # How often a model that may still load is asked to go: then an unload may miss it (facts 1.5).
 UNLOAD_TRIES = 3
 
@@ -48,8 +52,20 @@ class Unloader:
             return None
         return seconds
 
-    def let_go(self, work: Work) -> None:
-        """Unload it after all else has failed; raises nothing, and takes no longer than its tries."""
+    def let_go(self, work: Work, *, spares_used: bool) -> None:
+        """Unload it after all else has failed; raises nothing, and takes no longer than its tries.
+
+        ``spares_used``: not where somebody else uses it by now, which takes a second to see.
+        """
+        began = time.monotonic()
+        if (
+            spares_used
+            and self._watch.works_on(self._watch.runner())
+            and not self._was_last(work.blob, began)
+        ):
+            work.taken = True
+            work.notes.append("somebody else uses it by now: not unloaded")
+            return
         for _ in range(UNLOAD_TRIES):
             try:
                 self._ollama.unload(work.name, UNLOAD_SECONDS)
@@ -61,6 +77,20 @@ class Unloader:
             if runner is None or self._watch.gone_within(runner, GONE_SECONDS / UNLOAD_TRIES):
                 return
         work.notes.append("is still loaded; `ollama-guard unload` or `ollama stop` unloads it")
+
+    def _was_last(self, blob: str, given_up_at: float) -> bool:
+        """Whether the request that was given up was the only one: the end that Ollama lists counts from it.
+
+        It moves that only when the last request has ended (facts 1.4), while a slow model may work on for
+        seconds, until it has read what it was asked.
+        """
+        asked_at = time.monotonic()
+        try:
+            loaded = self._ollama.loaded(LIST_SECONDS)
+        except OllamaError:
+            return False
+        left = next((m.expires_in_seconds for m in loaded if m.blob == blob), None)
+        return left is not None and abs(KEEP_ALIVE_SECONDS - left) <= asked_at - given_up_at + LATE_SECONDS
 
     def is_away(self) -> bool:
         """Whether nobody listens any more, so that there is nothing left to measure."""

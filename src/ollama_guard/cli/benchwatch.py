@@ -24,6 +24,9 @@ FOUND_SECONDS = 5.0
 # Seconds that a runner gets to end its own work, and then is watched; and the share of a core by which it
 # works for somebody else. Its CPU time comes in ticks of 10 ms: two and a half of them are no rounding.
 QUIET_SECONDS, WATCH_SECONDS, IN_USE_SHARE = 0.3, 0.5, 0.05
+# Seconds in which a process becomes quiet after its answer was given up: it ends with the next token but one,
+# of which slow models make five a second; the looks that show it quiet come on top.
+GIVEN_UP_SECONDS = 0.7
 # Milliseconds of one wait for a process to end, between two looks.
 _SLICE_MS = 20
 
@@ -138,6 +141,22 @@ class Watch:
             return False
         moved = (after.cpu_seconds or 0.0) - (before.cpu_seconds or 0.0)
         return moved > IN_USE_SHARE * WATCH_SECONDS
+
+    def works_on(self, runner: RunnerReading | None) -> bool:
+        """Whether the process still works though what was asked here was given up; only time ends this."""
+        seen: list[tuple[float, float]] = []
+        end = time.monotonic() + GIVEN_UP_SECONDS + WATCH_SECONDS
+        while runner is not None and (now := time.monotonic()) < end:
+            found = self._found(self._see())
+            if found is None or found.key != runner.key:
+                return False
+            cpu = found.cpu_seconds or 0.0
+            before = [moved_from for at, moved_from in seen if now - at >= WATCH_SECONDS]
+            if before and cpu - before[-1] <= IN_USE_SHARE * WATCH_SECONDS:
+                return False
+            seen.append((now, cpu))
+            time.sleep(LOOK_SECONDS)
+        return runner is not None
 
     def gone_within(self, runner: RunnerReading, seconds: float) -> bool:
         """Wait for the process to end, of which the kernel tells at once; nothing but time ends the wait."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,8 +15,19 @@ STEPS_EACH = len(Prompt) + 2
 # Seconds between two questions to the guard, or to Ollama where the model's process can't be seen.
 ASK_SECONDS = 0.25
 
-# The guard's row for a blob now (`core.installed`), None where it knows none.
-Judge = Callable[[str], dict[str, Any] | None]
+
+class Judge(Protocol):
+    """Who says whether a model would fit now."""
+
+    guarded: bool
+    """Whether that is a running guard, which learns from loads; one that goes away meanwhile is none."""
+
+    def ask(self, blob: str) -> dict[str, Any] | None:
+        """The row of a blob (`core.installed`), None where there is none.
+
+        Raises:
+            GuardError: it can't be told.
+        """
 
 
 class Steps(Protocol):

@@ -94,6 +94,8 @@ def _remarks(row: Mapping[str, Any]) -> Iterable[str]:
         yield f"{row['reason']}; did you mean {' or '.join(alike)}?" if alike else row["reason"]
     elif row["same_model_as"]:
         yield row["reason"]
+    if row.get("smaller_than"):
+        yield f"it needs less memory than {row['smaller_than']} before it; tiers go from small to large"
 
 
 def _told(where: Places) -> tuple[dict[str, Any], list[str]]:

@@ -12,10 +12,10 @@ While ``models_dont_load`` runs only the model that it keeps is allowed. What ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ollama_guard.core.model import Level, Mode
+from ollama_guard.core.model import HOST, Level, Mode
 from ollama_guard.core.runners import IDLE_WINDOW_SECONDS
 from ollama_guard.core.scene import Scene, mode_of
 from ollama_guard.core.state import State
@@ -45,9 +45,8 @@ def review(scene: Scene, before: State, *, stalled: bool) -> State:
         return state
     known = {held.name: held for held in _remembered(scene, stalled=stalled)}
     verdicts = judged(scene)
-    held = _with_the_smallest(
-        verdicts, [_settled(scene, verdict, known.get(verdict.tier.name)) for verdict in verdicts]
-    )
+    settled = [_settled(scene, verdict, known.get(verdict.tier.name)) for verdict in verdicts]
+    held = _with_the_smallest(scene, verdicts, settled, known)
     for name, twin in twins(scene).items():
         same = f"; its model is that of tier {twin.name} ({twin.model}) too"
         held = tuple(replace(t, reason=t.reason + same) if t.name == name else t for t in held)
@@ -104,6 +103,8 @@ def _anew(held: TierState, now: float) -> TierState:
         unfit_at=None if held.unfit_at is None else now,
         strained_at=None if held.strained_at is None else now,
         crowded_at=None if held.crowded_at is None else now,
+        spared_at=None if held.spared_at is None else now,
+        risen_at=None if held.risen_at is None else now,
     )
 
 
@@ -154,7 +155,9 @@ def _since(at: float | None, now: float, quiet: float, *, again: bool) -> float 
     return at if at is not None and 0 <= now - at < quiet else None
 
 
-def _with_the_smallest(verdicts: Sequence[Verdict], held: Sequence[TierState]) -> tuple[TierState, ...]:
+def _with_the_smallest(
+    scene: Scene, verdicts: Sequence[Verdict], held: Sequence[TierState], known: Mapping[str, TierState]
+) -> tuple[TierState, ...]:
     """The ladder with the smallest tier that can be had, though memory is short: somebody has to answer."""
     if any(tier.allowed for tier in held):
         return tuple(held)
@@ -165,6 +168,28 @@ def _with_the_smallest(verdicts: Sequence[Verdict], held: Sequence[TierState]) -
     ]
     if not able:
         return tuple(held)
-    first = held[min(able)[1]]
-    spared = replace(first, allowed=True, reason=f"it is the smallest that can be had now; {first.reason}")
-    return tuple(spared if tier is first else tier for tier in held)
+    best, spared_at, risen_at = min(able)[1], scene.now, None
+    for _, place in able:
+        past = known.get(held[place].name, held[place])
+        if past.spared_at is None:
+            continue
+        risen_at = past.risen_at if best == place else scene.now if best > place else None
+        if _stays(scene, past, rises=best > place, falls=best < place):
+            best, spared_at, risen_at = place, past.spared_at, past.risen_at
+    reason = f"it is the smallest that can be had now; {held[best].reason}"
+    first = replace(held[best], allowed=True, reason=reason, spared_at=spared_at, risen_at=risen_at)
+    return tuple(first if place == best else tier for place, tier in enumerate(held))
+
+
+def _stays(scene: Scene, spared: TierState, *, rises: bool, falls: bool) -> bool:
+    """Whether the tier that is spared stays so though another would be the better choice.
+
+    A model that works now and then could make room for a smaller one whenever it rests. So that the choice
+    does not change each time, the smaller one keeps its place until that has lasted for soft's grace; and
+    after that the larger one, which can be had, for a whole transition.
+    """
+    if rises:
+        waited = scene.now - (spared.spared_at or 0.0)
+        return waited < scene.policy.thresholds_of(HOST).grace_seconds
+    since = spared.risen_at
+    return falls and since is not None and scene.now - since < scene.policy.transition_seconds

@@ -90,12 +90,13 @@ def _returned(record: Governed, runner: Runner) -> Governed:
 def _looked_at(scene: Scene, record: Governed, runner: Runner, past: RunnerState | None) -> Governed:
     """Since when memory is short where it lies, and when it was last asked for.
 
-    Whoever asks moves the end that Ollama lists, also by an empty prompt, which takes hardly any CPU time.
+    Whoever asks moves the end that Ollama lists, to and fro, also by an empty prompt, which takes hardly any
+    CPU time; that is seen when the list is next asked for.
     """
     if _level(scene.state.domains, runner.reading.domains)[0] is Level.OK:
         return replace(record, short_since_at=None, asked_at=None)
     own, was = _own_end(scene, runner), None if past is None else past.expires_at
-    moved = own is not None and was is not None and own > was
+    moved = own is not None and was is not None and own != was
     anew = record.short_since_at is None or scene.state.stalled_seconds > 0
     return replace(
         record,
@@ -198,7 +199,7 @@ def _is_bounded(scene: Scene, runner: Runner) -> bool:
     record, version = scene.state.governed.get(runner.reading.blob or ""), scene.snapshot.api.version
     if record is None or record.short_since_at is None or version is None or _loads_to_unload(version):
         return False
-    return bool(runner.names) and runner.rule.preference is not Preference.OMIT
+    return bool(runner.names) and scene.is_meant(runner) and runner.rule.preference is not Preference.OMIT
 
 
 def _is_over(scene: Scene, runner: Runner) -> bool:

@@ -96,8 +96,20 @@ class Scene:
 
     def can_unload(self, runner: Runner) -> bool:
         """Whether the API can be asked: it answers, knows it by a name, and honoured the last request."""
-        known = bool(runner.names) and not runner.is_orphan
+        known = bool(runner.names) and not runner.is_orphan and self.is_meant(runner)
         return known and self.api_usable() and not self.unhonoured(runner.reading.blob)
+
+    def is_meant(self, runner: Runner) -> bool:
+        """Whether the API means this process by its model's names, which are all that it can be asked by.
+
+        It is one server's. Where several run, the process of another could have the same weights: so only
+        the one that has them, of those that the API lists.
+        """
+        if len(self.snapshot.servers) <= 1:
+            return True
+        blob = runner.reading.blob
+        alike = sum(1 for other in self.runners if other.reading.blob == blob and not other.is_orphan)
+        return alike == 1 and any(model.blob == blob for model in self.snapshot.api.loaded)
 
     def api_usable(self) -> bool:
         """Whether ``hands`` live and Ollama answered lately."""

@@ -28,7 +28,8 @@ class TierState:
 
     ``unfit_at`` is when its load was last seen not to go through, ``strained_at`` when memory was last below
     soft with it: both are None once a quiet transition has passed since then. ``crowded_at`` is since when
-    only what other models do has been in its way.
+    only what other models do has been in its way. ``spared_at`` and ``risen_at`` are of the one that is
+    spared, see `allowed`: when it was last the best choice, and when it took the place of a smaller one.
     """
 
     name: str
@@ -38,6 +39,8 @@ class TierState:
     unfit_at: float | None = None
     strained_at: float | None = None
     crowded_at: float | None = None
+    spared_at: float | None = None
+    risen_at: float | None = None
 
     @property
     def waits(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ollama_guard.core import allowed, fit, sane, tierfit
@@ -59,9 +60,25 @@ def view(policy: Policy, state: State, snapshot: Snapshot) -> dict[str, Any]:
     return {
         "level": state.level.word,
         "largest_allowed": largest_allowed(scene, unknown),
-        "tiers": [_detailed(scene, tier, row) for tier, row in zip(policy.tiers, told, strict=True)],
+        "tiers": _ordered(_detailed(scene, tier, row) for tier, row in zip(policy.tiers, told, strict=True)),
         "unknown": unknown,
     }
+
+
+def _ordered(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each with the larger tier that stands before it, by what their models really need, or None.
+
+    The file is checked by what its owner expects; where the installed models are the other way round, the
+    position would skip a tier that is the smaller one.
+    """
+    ordered: list[dict[str, Any]] = []
+    largest: dict[str, Any] | None = None
+    for row in rows:
+        real = row["blob"] is not None and row["footprint_bytes"] is not None
+        behind = real and largest is not None and row["footprint_bytes"] < largest["footprint_bytes"]
+        ordered.append({**row, "smaller_than": largest["name"] if largest is not None and behind else None})
+        largest = row if real and not behind else largest
+    return ordered
 
 
 def _detailed(scene: Scene, tier: Tier, row: dict[str, Any]) -> dict[str, Any]:

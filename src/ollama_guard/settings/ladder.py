@@ -34,7 +34,8 @@ class TierTable(Table):
     purpose: Annotated[str, values.PURPOSE] = Field(default="", alias="for", examples=[_SHOWN.purpose])
     """What it is good for, for people."""
     disk: Annotated[int | None, size_within(1 * MIB, 1024 * GIB)] = Field(default=None, examples=["91MB"])
-    """What you expect it to take on disk; once it is installed, its real size is shown."""
+    """What you expect it to take on disk; not less than the tier before it, unless `memory` of both tells
+    their order. Once it is installed, its real size is shown."""
     memory: Annotated[int | None, size_within(1 * MIB, 1024 * GIB)] = Field(default=None, examples=["200MB"])
     """What you expect it to take in memory; not less than the tier before it. It counts where it is more than
     the model's file lets foresee, until the first load was measured."""
@@ -55,7 +56,6 @@ def in_order(tiers: Sequence[TierTable]) -> Sequence[TierTable]:
         raise named("name", f"is one too many; allowed: {MOST_TIERS} tiers", at=(str(MOST_TIERS),))
     names: set[str] = set()
     models: dict[str, str] = {}
-    before: TierTable | None = None
     for place, tier in enumerate(tiers):
         at = (str(place),)
         if tier.name in names:
@@ -63,11 +63,26 @@ def in_order(tiers: Sequence[TierTable]) -> Sequence[TierTable]:
         if spelled(tier.model) in models:
             earlier = models[spelled(tier.model)]
             raise named("model", f"is the model of {earlier} too; allowed: each model once", at=at)
-        if before is not None and tier.memory is not None and tier.memory < (before.memory or 0):
-            more = f"{before.name} before it has {format_bytes(before.memory or 0)}"
-            problem = f"is out of order: {more}; allowed: tiers from small to large, with as much or more"
-            raise named("memory", problem, at=at)
+        _after_smaller(tiers[:place], tier, at)
         names.add(tier.name)
         models[spelled(tier.model)] = tier.name
-        before = tier if tier.memory is not None else before
     return tiers
+
+
+def _after_smaller(before: Sequence[TierTable], tier: TierTable, at: tuple[str, ...]) -> None:
+    """Compare with the tiers before it: by memory, which is what the ladder is about, else by disk.
+
+    A small model with a long context may well take more memory than one that is larger on disk.
+
+    Raises:
+        PydanticCustomError: it is smaller than one of them.
+    """
+    for other in reversed(before):
+        for key, own, earlier in (("memory", tier.memory, other.memory), ("disk", tier.disk, other.disk)):
+            if own is None or earlier is None:
+                continue
+            if own < earlier:
+                more = f"{other.name} before it has {format_bytes(earlier)}"
+                problem = f"is out of order: {more}; allowed: tiers from small to large, with as much or more"
+                raise named(key, problem, at=at)
+            break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from ollama_guard.core.conditions import blind_reasons
 from ollama_guard.core.decide import decide
 from ollama_guard.core.footprint import Footprint, FootprintKey, Ledger
 from ollama_guard.core.ledger import with_rows
-from ollama_guard.core.model import Activity, CatalogueEntry
+from ollama_guard.core.model import Activity, CatalogueEntry, Level
 from ollama_guard.core.policy import GIB, MIB, Policy
 from ollama_guard.core.quarantined import Hidden, QuarantineEntry, StoreReading
 from ollama_guard.core.state import State
@@ -59,6 +60,45 @@ def test_what_memory_refused_comes_back_only_after_quiet(tale: Tale, shelf: tupl
             if tier.allowed and not tier.reason.startswith(SMALLEST) and tier.name in spoken:
                 assert judged_at is not None
                 assert judged_at - spoken[tier.name] >= tale.policy.transition_seconds
+
+
+SPELLS = st.sampled_from((0.5, 1.0, 2.5, 4.0, 12.0))
+
+
+@settings(max_examples=12)
+@given(st.integers(20, 180), st.lists(st.tuples(SPELLS, SPELLS), min_size=4, max_size=8))
+def test_however_a_larger_one_works_and_rests_the_position_rises_once_in_a_transition_at_most(
+    room_mib: int, spells: list[tuple[float, float]]
+) -> None:
+    """At soft, where each tier is too much, and the smaller one has no room beside the one at work."""
+    ladder = (Tier("small", "a", memory_bytes=200 * MIB), Tier("larger", "b", memory_bytes=400 * MIB))
+    world = World(policy=Policy(tiers=ladder, transition_seconds=20.0))
+    world.install("a", 150 * MIB)
+    world.load("b", 400 * MIB)
+    world.play(5)
+    world.hog_taken = world.hog_target = world.capacity * 9 // 10 - world.used - room_mib * MIB
+    places: list[tuple[float, int]] = []
+
+    def noted(world: World) -> bool:
+        held = top(world.state.tiers)
+        place = -1 if held is None else [tier.name for tier in ladder].index(held.name)
+        if not places or places[-1][1] != place:
+            places.append((world.now, place))
+        return False
+
+    world.play(25, until=noted)
+    assert world.state.level is Level.SOFT
+    for work, rest in spells:
+        model = world.model("b")
+        if model is None or model.gone_at is not None:
+            model = world.load("b", 400 * MIB, loaded=False)
+            world.play(0.5, until=noted)
+        model.busy = True
+        world.play(work, until=noted)
+        model.busy = False
+        world.play(rest, until=noted)
+    rises = [at for (_, before), (at, after) in pairwise(places) if after > before]
+    assert all(later - earlier >= 20.0 for earlier, later in pairwise(rises))
 
 
 @given(tales(laddered), sizes)
@@ -160,10 +200,14 @@ def test_two_tiers_of_one_blob_are_told_as_what_they_are() -> None:
 
 def test_a_hidden_model_is_installed_and_not_allowed() -> None:
     world = calm(a=64 * MIB, b=128 * MIB)
+    assert ladder(world)["default"]["allowed"]
     entry = QuarantineEntry("b", "quarantine/b", blob_of("b"), Hidden.OFFLINE, 1.7e9)
+    world.pass_time(1)
     snapshot = replace(world.snapshot(), store=StoreReading("/models", writable=True, entries=(entry,)))
-    row = tierstatus.view(world.policy, world.state, snapshot)["tiers"][1]
+    state, _ = decide(world.policy, world.state, snapshot)
+    row = tierstatus.view(world.policy, state, snapshot)["tiers"][1]
     assert (row["installed"], row["fits"]) == (True, None)
+    assert (row["allowed"], row["reason"]) == (False, "b:latest is hidden from clients (quarantine)")
 
 
 def test_a_measured_footprint_counts_before_what_the_owner_expects() -> None:

@@ -43,6 +43,38 @@ def test_the_time_counts_from_the_last_answer() -> None:
     assert gone_after(world, "chat") == pytest.approx(30.0 + 2.0, abs=2.0)
 
 
+def test_a_client_that_wants_it_for_a_shorter_time_has_asked_for_it_all_the_same() -> None:
+    """By an empty prompt, which takes no CPU time: only the end that Ollama lists tells of it."""
+    world = shorten(pinned())
+    chat = world.model("chat")
+    assert chat is not None
+    live(world, 25)
+    chat.expires_at = world.now + 3600
+    assert gone_after(world, "chat") == pytest.approx(30.0, abs=2.0)
+
+
+@pytest.mark.parametrize("at_work", ["here", "there", "nowhere"])
+def test_a_model_that_another_server_has_loaded_too_is_let_be(at_work: str) -> None:
+    """The unload would go to the one behind the url, by a name that both know."""
+    world = shorten(pinned())
+    chat = world.model("chat")
+    assert chat is not None
+    chat.busy = at_work == "here"
+    gone: set[tuple[str, ...]] = set()
+    for halves in range(180):
+        world.settle()
+        seen = world.snapshot()
+        ours = next(reading for reading in seen.runners if reading.blob == blob_of("chat"))
+        cpu = halves / 2 if at_work == "there" else 0.0
+        theirs = replace(ours, pid=7001, start_ticks=1, server_pid=7000, cpu_seconds=cpu)
+        servers = (*seen.servers, replace(seen.servers[0], pid=7000))
+        both = replace(seen, servers=servers, runners=(*seen.runners, theirs))
+        world.state, decision = decide(world.policy, world.state, both)
+        gone |= {action.names for action in decision.actions}
+        world.pass_time(0.5)
+    assert gone == {("code",)}
+
+
 def test_one_that_ollama_ends_sooner_is_left_to_it() -> None:
     world = pinned()
     chat = world.model("chat")

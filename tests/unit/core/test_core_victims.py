@@ -64,6 +64,22 @@ def names(chosen: list[Runner]) -> list[str]:
     return [one.names[0] for one in chosen]
 
 
+def test_of_several_servers_models_only_those_that_the_api_means_are_asked_to_go() -> None:
+    """It is one server's: what another has loaded, or both have, would not go by its name."""
+    world = World()
+    for name in ("mine", "shared"):
+        world.load(name, 10 * MIB)
+    twin = runner("shared", 10)
+    twin = replace(twin, reading=replace(twin.reading, pid=7001, server_pid=7000))
+    alone = scene(runner("mine", 10), runner("shared", 10), runner("theirs", 10), world=world)
+    assert sorted(names(victims.idle(alone, HOST))) == ["mine", "shared", "theirs"]
+    servers = (*alone.snapshot.servers, replace(alone.snapshot.servers[0], pid=7000))
+    several = replace(
+        alone, snapshot=replace(alone.snapshot, servers=servers), runners=(*alone.runners, twin)
+    )
+    assert names(victims.idle(several, HOST)) == ["mine"]
+
+
 def test_idle_ones_come_least_recently_used_first_with_avoid_last_and_omit_never() -> None:
     seen = scene(
         runner("new", 10, used_at=9),

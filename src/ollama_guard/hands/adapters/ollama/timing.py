@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +20,17 @@ from ollama_guard.hands.adapters.timed import Meanwhile
 # the server's is, since one that keeps models for ever would keep this one. Said at the load alone, where it
 # sticks: a later question shall not overrule what another client has said meanwhile (facts 1.6).
 KEEP_ALIVE_SECONDS = 300
+# Pieces for each token that was asked for, beyond which a server is hung up on: Ollama sends one at most.
+PIECES_PER_TOKEN = 2
 # The same words each time, as far as a model can: what is compared is the machine.
 _OPTIONS = {"temperature": 0, "seed": 42}
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One answer as it came; seconds from the request on. ``done_reason`` None: it was cut at the deadline.
+    """One answer as it came; seconds from the request on.
+
+    ``done_reason`` is None where it was cut at the deadline, "length" also where it went on and on.
 
     ``tokens``, ``tokens_per_second`` and ``prompt_tokens`` are Ollama's own count, None if it told none.
     """
@@ -60,13 +65,13 @@ class Client:
         return time.monotonic() - began
 
     def answer(self, model: str, text: str, tokens_most: int) -> Spoken:
-        """Ask, and read the answer as it streams.
+        """Ask, and read the answer as it streams; a server that goes on and on is hung up on.
 
         Raises:
             OllamaError: it failed, or not one token came in time.
         """
         body = {"model": model, "prompt": text, "options": {"num_predict": tokens_most, **_OPTIONS}}
-        return self._listened("/api/generate", body)
+        return self._listened("/api/generate", body, PIECES_PER_TOKEN * tokens_most)
 
     def embed(self, model: str, text: str) -> Spoken:
         """Have a text embedded, of which only the whole time is known.
@@ -75,37 +80,62 @@ class Client:
             OllamaError: it failed, or not in time.
         """
         began = time.monotonic()
-        heard = list(self._records("/api/embed", {"model": model, "input": text}))
-        counted = _count(heard[-1].get("prompt_eval_count")) if heard else None
+        heard = deque(self._records("/api/embed", {"model": model, "input": text}), maxlen=1)
+        counted = _count(heard[0].get("prompt_eval_count")) if heard else None
         return Spoken(time.monotonic() - began, None, 0, None, "stop", prompt_tokens=counted)
 
     def _records(self, path: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         return records(self._url, path, self._deadline_seconds, body, self._meanwhile)
 
-    def _listened(self, path: str, body: dict[str, Any]) -> Spoken:
+    def _listened(self, path: str, body: dict[str, Any], pieces_most: int) -> Spoken:
         began = time.monotonic()
-        at: list[float] = []
+        heard = _Heard()
         last: dict[str, Any] = {}
-        cut = False
+        late = False
         try:
             with contextlib.closing(self._records(path, body)) as coming:
                 for last in coming:
                     if last.get("response") or last.get("thinking"):
-                        at.append(time.monotonic())
+                        heard.count(time.monotonic())
+                    if heard.pieces > pieces_most:
+                        break
         except OllamaError as problem:
-            if problem.kind != "timeout" or not at:
+            if problem.kind != "timeout" or not heard.pieces:
                 raise
-            cut = True
-        ended = time.monotonic()
-        if not cut and last.get("done") is not True:
+            late = True
+        ended, endless = time.monotonic(), heard.pieces > pieces_most
+        whole = not (late or endless)
+        if whole and last.get("done") is not True:
             raise OllamaError("bad_answer", f"POST {path}: the answer ended before it was done")
         spoken = Spoken(
             total_seconds=ended - began,
-            first_token_seconds=at[0] - began if at else None,
-            pieces=len(at),
-            pieces_per_second=(len(at) - 1) / (at[-1] - at[0]) if len(at) > 1 and at[-1] > at[0] else None,
+            first_token_seconds=heard.first_at - began if heard.pieces else None,
+            pieces=heard.pieces,
+            pieces_per_second=heard.per_second,
+            done_reason="length" if endless else None,
         )
-        return spoken if cut else _told(spoken, last)
+        return _told(spoken, last) if whole else spoken
+
+
+@dataclass(slots=True)
+class _Heard:
+    """The pieces of an answer: how many, and when the first and the last came."""
+
+    pieces: int = 0
+    first_at: float = 0.0
+    last_at: float = 0.0
+
+    def count(self, at: float) -> None:
+        """One more."""
+        self.first_at = self.first_at if self.pieces else at
+        self.last_at = at
+        self.pieces += 1
+
+    @property
+    def per_second(self) -> float | None:
+        """After the first; None where there is no time between them."""
+        lasted = self.last_at - self.first_at
+        return (self.pieces - 1) / lasted if lasted > 0 else None
 
 
 def _told(spoken: Spoken, last: dict[str, Any]) -> Spoken:
