@@ -8,8 +8,9 @@ In the proxy's configuration, as ``ollama-guard litellm render`` writes it::
 A request for a tier of the guard's ladder is moved to the largest allowed tier at or below the one asked for.
 Where that fails, LiteLLM's own fallbacks try the tiers below it, then one above, then those of its owner's
 that are no tier. Where no tier is allowed and nothing else is left the client gets a 503 with Retry-After.
-Models of no tier, embeddings, and everything while the guard is away are left alone. Two environment variables:
-``OLLAMA_GUARD_STATUS`` names another socket, or a status file that ends in ``.json``;
+Models of no tier, embeddings, and everything while the guard is away are left alone.
+
+Two environment variables: ``OLLAMA_GUARD_STATUS`` names another socket, or a file that ends in ``.json``;
 ``OLLAMA_GUARD_API_BASE`` says which of the servers in the configuration the guard's Ollama is (else all are).
 
 How LiteLLM reads all this, as seen in 1.108.7: the hooks of ``integrations/custom_logger.py`` are called by
