@@ -129,9 +129,11 @@ class LitellmProxy:
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5.0)
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/health/readiness")
-            return connection.getresponse().status == http.client.OK
+            response = connection.getresponse()
+            response.read()
+            return response.status == http.client.OK
         return False
 
 

@@ -42,17 +42,25 @@ def test_a_request_for_which_no_tier_is_allowed_gets_a_503_that_says_when_to_com
 def test_what_is_refused_before_it_is_tried_again_gets_the_same_503(
     yard: Yard, path: str, body: dict[str, object]
 ) -> None:
-    """A model fails as memory falls, as one whose runner is ended: no retry, and no 429 of LiteLLM's."""
+    """A model fails as memory falls, as one whose runner is ended: no retry, and no 429 of LiteLLM's.
+
+    The errors of its /v1/messages have no headers at all: there the sentence says when to come back.
+    """
     with yard.guard() as guard:
         guard.allow(0)
         time.sleep(1)
+        assert (
+            yard.proxy.post(path, {"model": "gpt-3.5-turbo-light", **body}).status == 200
+        )  # all is imported
+        yard.ollama.forget()
         yard.ollama.moods[MODELS[0]].status = 500
         yard.ollama.moods[MODELS[0]].seconds = 1.0
         threading.Timer(0.5, guard.allow, [-1]).start()
         answer = yard.proxy.post(path, {"model": "gpt-3.5-turbo-light", **body})
         assert answer.status == 503, answer.body
-        assert int(answer.headers["retry-after"]) > 0
+        assert path == "/v1/messages" or int(answer.headers["retry-after"]) > 0
         assert "no model can be loaded now: memory" in str(answer.body)
+        assert "try again in 10 s" in str(answer.body)
         assert answer.seconds < ANSWERED_SECONDS
         assert yard.ollama.times_asked(MODELS[0]) == 1
 
@@ -89,6 +97,12 @@ def test_what_another_machine_serves_too_is_served_there_while_it_is_forbidden_h
             assert yard.proxy.chat("shared").text == f"said by {MODELS[2]}"
         assert (yard.elsewhere.times_asked(MODELS[2]), yard.ollama.times_asked(MODELS[2])) == (4, 0)
         assert yard.proxy.chat("gpt-4").text == f"said by {MODELS[0]}"
+        assert yard.proxy.chat("gpt-4", fallbacks=["shared"]).text == f"said by {MODELS[0]}"
+        guard.allow(-1)
+        time.sleep(1)
+        assert yard.proxy.chat("gpt-4").status == 503
+        assert yard.proxy.chat("gpt-4", fallbacks=["shared"]).text == f"said by {MODELS[2]}"
+        assert yard.ollama.times_asked(MODELS[2]) == 0
 
 
 def test_an_ollama_that_refuses_connections_is_a_clear_error_and_no_hang(yard: Yard) -> None:

@@ -20,8 +20,8 @@ How LiteLLM reads all this, as seen in 1.108.7: the hooks of ``integrations/cust
 ``status_code`` and ``headers`` of what a hook raises become the answer's
 (``proxy/common_request_processing.py``, ``handle_llm_api_exception``). What `async_filter_deployments` raises
 is the attempt's error: by a status that is not to be retried (``utils.should_retry``) the next fallback comes
-at once; where that was the last one `async_post_call_failure_hook` makes a 503 of it, by FastAPI's exception,
-the only one that counts there (``proxy/utils.py``, ``ProxyLogging.post_call_failure_hook``).
+at once; where that was the last one `async_post_call_failure_hook`, which is called before the answer is made
+of the error, makes a 503 of it. What that returns is not heard for ``/v1/messages``.
 """
 
 from __future__ import annotations
@@ -32,14 +32,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fastapi import HTTPException  # type: ignore[import-not-found]  # LiteLLM's proxy brings it along
 from litellm.integrations.custom_logger import CustomLogger
 
 from ollama_guard.integrations.asking import GuardView
 from ollama_guard.integrations.routing import (
     AttemptRefused,
     Deployment,
-    NoTierAllowed,
     Rung,
     bases_in,
     forbidden_models,
@@ -145,15 +143,11 @@ class OllamaGuard(CustomLogger):  # type: ignore[misc]  # LiteLLM is not install
         original_exception: Exception,
         user_api_key_dict: object,
         traceback_str: str | None = None,
-    ) -> Exception | None:
+    ) -> None:
         """What the client gets where all attempts have been refused: the same as where none was made."""
         del request_data, user_api_key_dict, traceback_str
-        if not isinstance(original_exception, AttemptRefused):
-            return None
-        refusal: Exception = HTTPException(
-            NoTierAllowed.status_code, str(original_exception), dict(original_exception.headers)
-        )
-        return refusal
+        if isinstance(original_exception, AttemptRefused):
+            original_exception.told()
 
     async def async_post_call_response_headers_hook(
         self,

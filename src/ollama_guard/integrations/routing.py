@@ -13,6 +13,9 @@ from typing import Any
 # Seconds: the ladder goes up again after a minute of quiet, so it hardly pays to come back sooner than this.
 RETRY_AFTER_SECONDS = 10
 
+# What a client gets; and a status after which LiteLLM makes no retries (Too Early), which no client gets.
+UNAVAILABLE, NOT_TO_BE_RETRIED = 503, 425
+
 # How LiteLLM's name of a model begins where it is one of Ollama's, by its native and its OpenAI API.
 PROVIDERS = ("ollama_chat/", "ollama/", "openai/")
 
@@ -24,19 +27,24 @@ Target = str | Mapping[str, Any]
 class NoTierAllowed(Exception):
     """No model may be loaded now; LiteLLM turns it into this status and these headers."""
 
-    status_code = 503
-
     def __init__(self, reason: str, which: str) -> None:
         why = f"{reason or 'memory is short'} (ollama-guard {which})"
         super().__init__(f"no model can be loaded now: {why}; try again in {RETRY_AFTER_SECONDS} s")
         self.message = str(self)
+        self.status_code = UNAVAILABLE
         self.headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 
 
 class AttemptRefused(NoTierAllowed):
     """The same of one model at one attempt; by its status LiteLLM falls back at once, without retries."""
 
-    status_code = 425
+    def __init__(self, reason: str, which: str) -> None:
+        super().__init__(reason, which)
+        self.status_code = NOT_TO_BE_RETRIED
+
+    def told(self) -> None:
+        """It becomes a client's answer, without what LiteLLM has added of its fallbacks."""
+        self.status_code, self.message = UNAVAILABLE, str(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +144,9 @@ def routed(
 ) -> Route | None:
     """Where a request for ``asked`` goes; None where it names no tier.
 
-    ``others`` are its owner's fallbacks: those that are no tier come last, and are tried also where no tier
-    is allowed. A name that another server answers to as well (a row that is not governed) is always usable:
-    at the attempt only the rows of the guard's Ollama are taken away.
+    ``others`` are its owner's fallbacks: those that not only the guard's Ollama serves come last, and are
+    tried also where no tier is allowed. So is ``asked`` itself, where another server (a row that is not
+    governed) answers to it too: at the attempt only the rows of the guard's Ollama are taken away.
 
     Raises:
         NoTierAllowed: neither a tier at or below it is allowed, nor the one above, and there are no others.
@@ -148,22 +156,24 @@ def routed(
     wanted = next((place for place, names in enumerate(groups) if asked in names), None)
     if wanted is None:
         return None
-    tiers = {name for names in groups for name in names}
-    also = [target for target in others if _name_of(target) not in tiers]
     elsewhere = _elsewhere(ladder, rows, bases)
+    # Another server is asked where its name was asked for, or stands in the owner's fallbacks.
     usable = [
-        names if rung.allowed else [name for name in names if name in elsewhere]
+        names if rung.allowed else [name for name in names if name == asked and name in elsewhere]
         for rung, names in zip(ladder, groups, strict=True)
     ]
     order = _order(wanted, [place for place, names in enumerate(usable) if names])
+    names = [asked if asked in usable[place] else usable[place][0] for place in order]
+    here = {name for names in groups for name in names} - elsewhere
+    also = [target for target in others if _name_of(target) not in here.union(names)]
     if not order and not also:
         which = f"allows none of the tiers up to {ladder[wanted].name!r}"
         raise NoTierAllowed(ladder[wanted].reason, which)
     # Where none is allowed the one that was asked for is refused at its attempt, and LiteLLM falls back: it
     # asks whether this client may have the other.
-    names = [asked if asked in usable[place] else usable[place][0] for place in order] or [asked]
+    group, *following = names or [asked]
     first = ladder[order[0] if order else wanted].name
-    return Route(names[0], first, _alike([*names[1:], *also]))
+    return Route(group, first, _alike([*following, *also]))
 
 
 def _order(wanted: int, usable: Sequence[int]) -> list[int]:

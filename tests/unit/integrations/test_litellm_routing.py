@@ -165,7 +165,11 @@ def test_a_name_that_another_server_answers_to_stays_where_the_guard_knows_which
     assert routed("gpt-large", tiers, BOTH, bases=here) == Route("gpt-large", "large", ("gpt-small",))
     assert routed("gpt-large", tiers, BOTH) == Route("gpt-small", "small", ())
     assert routed("far", tiers, BOTH, bases=here) is None
-    assert routed("gpt-small", tiers, BOTH, bases=here) == Route("gpt-small", "small", ("gpt-large",))
+    # To another server goes only who asks for it, or whose fallbacks name it.
+    assert routed("gpt-small", tiers, BOTH, bases=here) == Route("gpt-small", "small", ())
+    assert routed("gpt-small", tiers, BOTH, ("far", "gpt-large"), here) == Route(
+        "gpt-small", "small", ("far", "gpt-large")
+    )
 
 
 @pytest.mark.parametrize(
@@ -228,6 +232,9 @@ def test_a_refused_attempt_is_not_one_to_be_tried_again_and_reads_like_the_refus
         "no model can be loaded now: memory (ollama-guard does not allow the tier"
     )
     assert refused.headers == {"Retry-After": "10"}
+    refused.message += "\n\nLiteLLM: no fallbacks are configured."
+    refused.told()
+    assert (refused.status_code, refused.message) == (503, str(refused))
 
 
 @pytest.mark.parametrize(
