@@ -144,5 +144,5 @@ class Tally:
     answers: list[tuple[float, Answer]] = field(default_factory=list)
 
     def within(self, begin: float, end: float) -> list[Answer]:
-        """The answers to what was asked in that time."""
-        return [answer for at, answer in self.answers if begin <= at < end]
+        """The answers to what was asked and answered in that time."""
+        return [answer for at, answer in self.answers if begin <= at and at + answer.seconds < end]
