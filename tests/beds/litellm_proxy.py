@@ -50,13 +50,19 @@ class LitellmProxy:
     """
 
     def __init__(
-        self, installation: LitellmInstallation, config: str, folder: Path, status: Path | None = None
+        self,
+        installation: LitellmInstallation,
+        config: str,
+        folder: Path,
+        status: Path | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self._program = installation.program
         self._config = folder / f"litellm-{free_port()}.yaml"
         self._config.write_text(config, encoding="utf-8")
         self._log = self._config.with_suffix(".log")
         self._status = status or folder / "no-guard.sock"
+        self._env = env or {}
         self.port = free_port()
         self._started: Started | None = None
 
@@ -66,6 +72,7 @@ class LitellmProxy:
             "PATH": os.environ["PATH"], "HOME": str(self._config.parent), "PYTHONPATH": str(SOURCES),
             "LITELLM_MASTER_KEY": MASTER_KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             "OLLAMA_GUARD_STATUS": str(self._status), "NO_PROXY": "*",
+            **self._env,
         }  # fmt: skip
         argv = [str(self._program), f"--config={self._config}", "--host=127.0.0.1", f"--port={self.port}"]
         with self._log.open("wb") as log:
@@ -122,9 +129,11 @@ class LitellmProxy:
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5.0)
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/health/readiness")
-            return connection.getresponse().status == http.client.OK
+            response = connection.getresponse()
+            response.read()
+            return response.status == http.client.OK
         return False
 
 
@@ -135,5 +144,5 @@ class Tally:
     answers: list[tuple[float, Answer]] = field(default_factory=list)
 
     def within(self, begin: float, end: float) -> list[Answer]:
-        """The answers to what was asked in that time."""
-        return [answer for at, answer in self.answers if begin <= at < end]
+        """The answers to what was asked and answered in that time."""
+        return [answer for at, answer in self.answers if begin <= at and at + answer.seconds < end]

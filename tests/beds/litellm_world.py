@@ -82,7 +82,8 @@ class FakeGuard:
         self._tiers = tiers
         self.allowed = [True] * len(tiers)
         self.hanging = threading.Event()
-        self.asked = 0
+        self.paths: list[str] = []
+        self.age_seconds = 0.5
         self._server: _UnixServer | None = None
         self._thread: threading.Thread | None = None
 
@@ -101,6 +102,11 @@ class FakeGuard:
         self._thread.join()
         self.path.unlink()
 
+    @property
+    def asked(self) -> int:
+        """How often."""
+        return len(self.paths)
+
     def allow(self, largest: int) -> None:
         """Allow the tiers up to this place; -1 allows none."""
         self.allowed = [place <= largest for place in range(len(self._tiers))]
@@ -118,7 +124,12 @@ class FakeGuard:
             for place, (name, model) in enumerate(self._tiers)
         ]
         largest = [tier["name"] for tier in tiers if tier["allowed"]]
-        return {"level": "ok", "tiers": tiers, "largest_allowed": largest[-1] if largest else None}
+        return {
+            "level": "ok",
+            "tiers": tiers,
+            "largest_allowed": largest[-1] if largest else None,
+            "guard": {"age_seconds": self.age_seconds},
+        }
 
 
 class _Threaded(socketserver.ThreadingMixIn, http.server.HTTPServer):
@@ -176,7 +187,7 @@ def said_by(model: str) -> dict[str, Any]:
 def _guards_handler_of(guard: FakeGuard) -> type[_Quiet]:
     class Handler(_Quiet):
         def do_GET(self) -> None:
-            guard.asked += 1
+            guard.paths.append(self.path)
             while guard.hanging.is_set():
                 time.sleep(0.05)
             with contextlib.suppress(ConnectionError):

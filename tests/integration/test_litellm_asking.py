@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from beds.guard import Guard
+from beds.handling import NOBODY_S, look, wait_look
 from beds.litellm_world import FakeGuard
-from ollama_guard.integrations.asking import BELIEVED_SECONDS, CACHE_SECONDS, FILE_SECONDS, GuardView
+from ollama_guard.integrations.asking import (
+    BELIEVED_SECONDS,
+    CACHE_SECONDS,
+    FILE_SECONDS,
+    SILENT_SECONDS,
+    GuardView,
+)
 from ollama_guard.integrations.routing import Rung
 
 TIERS = [("light", "a:1"), ("default", "b:1")]
@@ -109,6 +118,45 @@ def test_a_guard_that_hangs_is_waited_for_once_and_believed_for_a_moment(guard: 
         raise AssertionError("the guard answers again, and is not heard")
 
     asyncio.run(story())
+
+
+def test_what_a_silent_sentinel_said_last_is_no_opinion_though_its_hands_answer(guard: FakeGuard) -> None:
+    clock = Clock()
+    view = GuardView(str(guard.path), clock=clock, wait_seconds=PATIENCE_SECONDS)
+
+    async def story() -> None:
+        for age, ladder in ((SILENT_SECONDS, BOTH), (SILENT_SECONDS + 1, ()), (0.1, BOTH)):
+            guard.age_seconds = age
+            clock.now += CACHE_SECONDS
+            assert await view.ladder() == ladder
+
+    asyncio.run(story())
+
+
+def test_nobody_is_made_to_look_for_who_holds_memory_at_each_question(guard: FakeGuard) -> None:
+    assert asyncio.run(GuardView(str(guard.path), wait_seconds=PATIENCE_SECONDS).ladder()) == BOTH
+    assert guard.paths == ["/status?brief"]
+
+
+def test_a_sentinel_that_is_stopped_has_no_say_until_it_goes_on(tmp_path: Path) -> None:
+    """The real guard: its hands answer all the time, with the ladder as it was when the sentinel stopped."""
+    tiers = "\n".join(f'[[tiers]]\nname = "{name}"\nmodel = "{model}"' for name, model in TIERS)
+    with Guard("http://127.0.0.1:9", cgroup=NOBODY_S, config=tiers, home=tmp_path) as guard:
+        wait_look(guard, lambda told: len(told["tiers"]) == len(TIERS), "a first ladder")
+
+        def heard() -> int:
+            view = GuardView(str(guard.runtime / "status.sock"), wait_seconds=PATIENCE_SECONDS)
+            return len(asyncio.run(view.ladder()))
+
+        assert look(guard)["guard"]["age_seconds"] < SILENT_SECONDS
+        assert heard() == len(TIERS)
+        os.kill(guard.pid, signal.SIGSTOP)
+        try:
+            guard.wait(lambda: not heard(), SILENT_SECONDS + PATIENCE_SECONDS, "it counts as away")
+            assert len(look(guard)["tiers"]) == len(TIERS)
+        finally:
+            os.kill(guard.pid, signal.SIGCONT)
+        guard.wait(lambda: heard() == len(TIERS), PATIENCE_SECONDS, "it is heard again")
 
 
 def status_file(path: Path, age_seconds: float = 0.0) -> Path:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from beds.litellm_proxy import Answer, Tally
-from beds.litellm_yard import LADDER, Yard
+from beds.litellm_yard import LADDER, OTHER_WAYS, Yard
 
 MODELS = [model for _, model in LADDER]
 NAMES = ["gpt-3.5-turbo-light", "gpt-3.5-turbo", "gpt-4", "gpt-4-turbo"]
@@ -65,14 +65,7 @@ def test_a_stream_is_moved_too_and_says_so_before_its_first_byte(yard: Yard) -> 
         assert f"said by {MODELS[0]}" in answer.body
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/v1/responses", {"input": "hello"}),
-        ("/v1/messages", {"max_tokens": 20, "messages": [{"role": "user", "content": "hello"}]}),
-    ],
-    ids=["responses", "messages"],
-)
+@pytest.mark.parametrize(("path", "body"), OTHER_WAYS, ids=["responses", "messages"])
 def test_the_other_ways_to_ask_are_moved_as_well(yard: Yard, path: str, body: dict[str, object]) -> None:
     with yard.guard() as guard:
         guard.allow(1)
@@ -81,23 +74,6 @@ def test_the_other_ways_to_ask_are_moved_as_well(yard: Yard, path: str, body: di
         assert answer.status == 200, answer.body
         assert answer.served_by == MODELS[1]
     assert {model for _, model in yard.ollama.asked} == {MODELS[1]}
-
-
-def test_a_request_for_which_no_tier_is_allowed_gets_a_503_that_says_when_to_come_back(yard: Yard) -> None:
-    """At once, and no model is touched; the control is the same request a moment later."""
-    with yard.guard() as guard:
-        guard.allow(-1)
-        time.sleep(1)
-        yard.ollama.forget()
-        answer = yard.proxy.chat("gpt-4")
-        assert answer.status == 503
-        assert int(answer.headers["retry-after"]) > 0
-        assert "no model can be loaded now: memory" in answer.body["error"]["message"]
-        assert answer.seconds < ANSWERED_SECONDS
-        assert yard.ollama.asked == []
-        guard.allow(3)
-        time.sleep(FOLLOWS_SECONDS)
-        assert yard.proxy.chat("gpt-4").text == f"said by {MODELS[2]}"
 
 
 def test_a_smaller_tier_that_fails_is_helped_out_by_the_next_larger_one_and_no_further(yard: Yard) -> None:
@@ -125,7 +101,8 @@ def test_the_step_up_is_not_made_to_a_tier_that_is_not_allowed(yard: Yard) -> No
         time.sleep(1)
         yard.ollama.moods[MODELS[0]].seconds = 1.0
         threading.Timer(0.5, guard.allow, [0]).start()
-        assert yard.proxy.chat(NAMES[0]).status >= 429
+        answer = yard.proxy.chat(NAMES[0])
+        assert (answer.status, "made to fail" in str(answer.body)) == (500, True)
         assert yard.ollama.times_asked(MODELS[1]) == 0
 
 

@@ -138,5 +138,8 @@ def until_slow(here: Yard) -> None:
 
 
 def test_the_master_key_is_the_one_of_the_environment(yard: Yard) -> None:
-    assert yard.proxy.chat("gpt-4", key="sk-another-one-that-is-long-enough-0123456789").status == 401
+    """Of another one LiteLLM says, with a 400, that it has no database to look it up in."""
+    answer = yard.proxy.chat("gpt-4", key="sk-another-one-that-is-long-enough-0123456789")
+    assert (answer.status, answer.body["error"]["type"]) == (400, "no_db_connection")
+    assert yard.ollama.asked == []
     assert yard.proxy.chat("gpt-4").status == 200

@@ -12,7 +12,7 @@ from ollama_guard.core.model import ActionKind
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "src" / "ollama_guard" / part for part in ("core", "sentinel", "hands")]
 ASKING = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "docs" / "man" / "ollama-guard.8"]
-ENVIRONMENT = {"LOG", "REQUIRE", "CACHE", "STATUS"}
+ENVIRONMENT = {"LOG", "REQUIRE", "CACHE", "STATUS", "API_BASE"}
 PRIORITIES = {"info", "notice", "warning", "error"}
 
 Function = ast.FunctionDef | ast.Module

@@ -94,7 +94,7 @@ class _BadRequest(ValueError):
 
 
 def status_app(board: Board, models: Models) -> Application:
-    """``GET /status``, ``/health``, ``/models``, ``/tiers`` and ``/playbooks``."""
+    """``GET /status`` (``?brief``: without a look), ``/health``, ``/models``, ``/tiers``, ``/playbooks``."""
 
     def app(environ: Environ, start: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
@@ -103,7 +103,7 @@ def status_app(board: Board, models: Models) -> Application:
             return _respond(start, 404, {"error": f"unknown path; there are {known}"})
         if environ.get("REQUEST_METHOD") != "GET":
             return _respond(start, 405, {"error": "only GET"}, allow="GET")
-        if path == "/status":
+        if path == "/status" and environ.get("QUERY_STRING") != "brief":
             board.look_up()
         document = board.document()
         if document is None:

@@ -64,7 +64,10 @@ class StatusBoard:
         return float("inf") if self._posted is None else self._clock() - self._posted[1]
 
     def document(self) -> dict[str, Any] | None:
-        """The newest status with ``guard.pss_bytes`` of both processes and ``consumers``, or null and why."""
+        """The newest status with ``guard.pss_bytes`` of both processes and ``consumers``, or null and why.
+
+        ``guard.age_seconds`` says how long ago the sentinel spoke: one that hangs has no say any more.
+        """
         if self._posted is None:
             return None
         status, sizes = self._posted[0], self.sizes
@@ -73,7 +76,11 @@ class StatusBoard:
         document = {
             **status,
             "consumers": consumers,
-            "guard": {**(guard if isinstance(guard, dict) else {}), "pss_bytes": sizes.total},
+            "guard": {
+                **(guard if isinstance(guard, dict) else {}),
+                "pss_bytes": sizes.total,
+                "age_seconds": round(self.age_seconds(), 1),
+            },
         }
         known = ("guard.pss_bytes", "consumers")
         reasons = {k: v for k, v in unknown.items() if k not in known} if isinstance(unknown, dict) else {}

@@ -28,6 +28,9 @@ BELIEVED_SECONDS = 5.0
 # Seconds after which the file tells nothing: a guard at work writes it every 7 s, one that was stopped leaves
 # it.
 FILE_SECONDS = 15.0
+# Seconds since the sentinel's last word after which the guard counts as away, though its other process still
+# answers: a calm sentinel speaks every 3 s, and what one that hangs has allowed last would hold for ever.
+SILENT_SECONDS = 15.0
 # Bytes of an answer: a status with a hundred models has 60 kB.
 ANSWER_LIMIT = 1024 * 1024
 
@@ -71,7 +74,7 @@ class GuardView:
 
     async def _ask(self) -> None:
         try:
-            ladder = ladder_of(await self._document())
+            ladder = _heard(await self._document())
         except TimeoutError:
             return  # slow is not away: the last answer holds for a moment
         except (OSError, ValueError, RecursionError):
@@ -90,10 +93,18 @@ class GuardView:
         return await asyncio.to_thread(_from_file, named or self._file)
 
 
+def _heard(document: object) -> tuple[Rung, ...]:
+    guard = document.get("guard") if isinstance(document, dict) else None
+    age = guard.get("age_seconds") if isinstance(guard, dict) else None
+    silent = isinstance(age, (int, float)) and age > SILENT_SECONDS  # older guards don't tell
+    return () if silent else ladder_of(document)
+
+
 async def _from_socket(path: str) -> object:
     reader, writer = await asyncio.open_unix_connection(path)
     try:
-        writer.write(b"GET /status HTTP/1.0\r\nHost: ollama-guard\r\n\r\n")
+        # Brief: who holds memory is of no use here, and would be looked for at each question.
+        writer.write(b"GET /status?brief HTTP/1.0\r\nHost: ollama-guard\r\n\r\n")
         await writer.drain()
         answer = b""
         while len(answer) <= ANSWER_LIMIT and (part := await reader.read(65536)):

@@ -78,6 +78,10 @@ def _composed(text: str, origin: str) -> yaml.Node | None:
         where = f"{origin}, line {mark.line + 1}" if mark else origin
         context = f" ({error.context})" if error.context else ""
         raise ConfigError([f"{where}: this is no YAML: {error.problem}{context}"]) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        what = f"this is no YAML: {error.reason} (#x{error.character:04x})"
+        raise ConfigError([f"{origin}, line {line}: {what}"]) from error
     except yaml.YAMLError as error:
         raise ConfigError([f"{origin}: this is no YAML: {error}"]) from error
     except (RecursionError, ValueError) as error:

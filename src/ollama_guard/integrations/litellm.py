@@ -6,21 +6,28 @@ In the proxy's configuration, as ``ollama-guard litellm render`` writes it::
       callbacks: ["ollama_guard.integrations.litellm.guard"]
 
 A request for a tier of the guard's ladder is moved to the largest allowed tier at or below the one asked for.
-Where that fails, LiteLLM's own fallbacks try the tiers below it, then one above. Where no tier is allowed the
-client gets a 503 with Retry-After. Models of no tier, embeddings, and everything while the guard is away are
-left alone. The environment variable ``OLLAMA_GUARD_STATUS`` names another socket, or a status file that ends
-in ``.json``.
+Where that fails, LiteLLM's own fallbacks try the tiers below it, then one above, then those of its owner's
+that are no tier. Where no tier is allowed and nothing else is left the client gets a 503 with Retry-After.
+Models of no tier, embeddings, and everything while the guard is away are left alone.
+
+Two environment variables: ``OLLAMA_GUARD_STATUS`` names another socket, or a file that ends in ``.json``;
+``OLLAMA_GUARD_API_BASE`` says which of the servers in the configuration the guard's Ollama is (else all are).
 
 How LiteLLM reads all this, as seen in 1.108.7: the hooks of ``integrations/custom_logger.py`` are called by
 ``proxy/utils.py`` (``ProxyLogging.pre_call_hook``) and by ``router.py``
 (``async_callback_filter_deployments``, at each attempt, those of fallbacks too); a list of names in
 ``data["fallbacks"]`` goes before what is configured (``Router.async_function_with_fallbacks``);
 ``status_code`` and ``headers`` of what a hook raises become the answer's
-(``proxy/common_request_processing.py``, ``handle_llm_api_exception``).
+(``proxy/common_request_processing.py``, ``handle_llm_api_exception``). What `async_filter_deployments` raises
+is the attempt's error: by a status that is not to be retried (``utils.should_retry``) the next fallback comes
+at once; where that was the last one `async_post_call_failure_hook`, which is called before the answer is made
+of the error, makes a 503 of it. What that returns is not heard for ``/v1/messages``.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -28,15 +35,36 @@ from typing import Any
 from litellm.integrations.custom_logger import CustomLogger
 
 from ollama_guard.integrations.asking import GuardView
-from ollama_guard.integrations.routing import Deployment, model_of, ollama_name, routed
+from ollama_guard.integrations.routing import (
+    AttemptRefused,
+    Deployment,
+    Rung,
+    bases_in,
+    forbidden_models,
+    is_governed,
+    model_of,
+    ollama_name,
+    own_fallbacks,
+    routed,
+    tier_of,
+)
 
+_log = logging.getLogger(__name__)
 MARK = "ollama_guard"  # the key in a request's metadata that says what was decided
 
 
 def proxys_deployments() -> list[Deployment]:
     """The ``model_list`` of the proxy that this runs in; its module is there whenever a hook is called."""
-    proxy = sys.modules.get("litellm.proxy.proxy_server")
-    return list(getattr(getattr(proxy, "llm_router", None), "model_list", None) or ())
+    return list(getattr(_router(), "model_list", None) or ())
+
+
+def proxys_fallbacks() -> object:
+    """What its configuration has under ``fallbacks``."""
+    return getattr(_router(), "fallbacks", None)
+
+
+def _router() -> object:
+    return getattr(sys.modules.get("litellm.proxy.proxy_server"), "llm_router", None)
 
 
 class OllamaGuard(CustomLogger):  # type: ignore[misc]  # LiteLLM is not installed where this is checked
@@ -46,10 +74,14 @@ class OllamaGuard(CustomLogger):  # type: ignore[misc]  # LiteLLM is not install
         self,
         view: GuardView | None = None,
         deployments: Callable[[], Iterable[Deployment]] = proxys_deployments,
+        fallbacks: Callable[[], object] = proxys_fallbacks,
     ) -> None:
         super().__init__()
         self._view = view or GuardView()
         self._deployments = deployments
+        self._fallbacks = fallbacks
+        self._bases = bases_in(os.environ.get("OLLAMA_GUARD_API_BASE", ""))
+        self._warned = False
 
     async def async_pre_call_hook(
         self, user_api_key_dict: object, cache: object, data: dict[str, Any], call_type: str
@@ -61,11 +93,18 @@ class OllamaGuard(CustomLogger):  # type: ignore[misc]  # LiteLLM is not install
         del user_api_key_dict, cache
         asked = data.get("model")
         ladder = await self._view.ladder() if "embedding" not in call_type else ()
-        route = routed(asked, ladder, self._deployments()) if ladder and isinstance(asked, str) else None
+        if not ladder or not isinstance(asked, str):
+            return data
+        rows = list(self._deployments())
+        self._warn(ladder, rows)
+        # LiteLLM's own fallbacks; whoever sent a list with the request keeps it.
+        others = own_fallbacks(asked, data["fallbacks"] if "fallbacks" in data else self._fallbacks())
+        if data.get("disable_fallbacks") is True:
+            others = ()
+        route = routed(asked, ladder, rows, others, self._bases)
         if route is None:
             return data
         data["model"] = route.group
-        # LiteLLM's own fallbacks; whoever sent a list with the request keeps it.
         data.setdefault("fallbacks", list(route.fallbacks))
         where = "litellm_metadata" if isinstance(data.get("litellm_metadata"), dict) else "metadata"
         data[where] = {**(data.get(where) or {}), MARK: {"asked": asked, "tier": route.tier}}
@@ -79,12 +118,36 @@ class OllamaGuard(CustomLogger):  # type: ignore[misc]  # LiteLLM is not install
         request_kwargs: dict[str, Any] | None = None,
         parent_otel_span: object = None,
     ) -> list[Any]:
-        """Before each attempt: a tier that was allowed when the request came may not be so any more."""
-        del model, messages, parent_otel_span
+        """Before each attempt: a tier that was allowed when the request came may not be so any more.
+
+        Raises:
+            AttemptRefused: nobody else serves this name.
+        """
+        del messages, parent_otel_span
         if _mark(request_kwargs or {}) is None:
             return healthy_deployments
-        forbidden = {ollama_name(rung.model) for rung in await self._view.ladder() if not rung.allowed}
-        return [deployment for deployment in healthy_deployments if model_of(deployment) not in forbidden]
+        forbidden = forbidden_models(await self._view.ladder())
+        refused = [
+            row for row in healthy_deployments if is_governed(row, self._bases) and model_of(row) in forbidden
+        ]
+        if refused and len(refused) == len(healthy_deployments):
+            rung = forbidden[model_of(refused[0])]
+            raise AttemptRefused(
+                rung.reason, f"does not allow the tier {rung.name!r}, which serves {model!r}"
+            )
+        return [row for row in healthy_deployments if row not in refused]
+
+    async def async_post_call_failure_hook(
+        self,
+        request_data: dict[str, Any],
+        original_exception: Exception,
+        user_api_key_dict: object,
+        traceback_str: str | None = None,
+    ) -> None:
+        """What the client gets where all attempts have been refused: the same as where none was made."""
+        del request_data, user_api_key_dict, traceback_str
+        if isinstance(original_exception, AttemptRefused):
+            original_exception.told()
 
     async def async_post_call_response_headers_hook(
         self,
@@ -106,13 +169,24 @@ class OllamaGuard(CustomLogger):  # type: ignore[misc]  # LiteLLM is not install
         row = next((each for each in self._deployments() if _id(each) == served), None) if served else None
         if row is None:
             return {}
-        model = model_of(row)
-        tier = next(
-            (rung.name for rung in await self._view.ladder() if ollama_name(rung.model) == model),
-            mark["tier"],
-        )
-        told = {"model": model, "tier": tier, "asked": mark["asked"]}
+        ladder, model = await self._view.ladder(), model_of(row)
+        tier = tier_of(model, ladder, mark["tier"]) if ladder else mark["tier"]
+        told = {"model": model, "tier": tier} if tier else {"model": str(row["litellm_params"]["model"])}
+        told["asked"] = mark["asked"]
         return {f"x-ollama-guard-{key}": _header(value) for key, value in told.items()}
+
+    def _warn(self, ladder: Iterable[Rung], rows: Iterable[Deployment]) -> None:
+        """Once, where the address that was written down fits no row, so that every request is left alone."""
+        if not self._bases or self._warned:
+            return
+        known = {ollama_name(rung.model) for rung in ladder}
+        if not any(is_governed(row, self._bases) and model_of(row) in known for row in rows):
+            self._warned = True
+            _log.warning(
+                "OLLAMA_GUARD_API_BASE names %s, where no model_list row has a tier of the guard: "
+                "no request is moved. Write it as api_base stands in the configuration.",
+                ", ".join(sorted(self._bases)),
+            )
 
 
 def _mark(request: Mapping[str, Any]) -> Mapping[str, str] | None:

@@ -19,13 +19,15 @@ class HungUp:
 
     def __init__(self, status: dict[str, Any] | None, age: float = 1.0) -> None:
         self.status, self.age = status, age
+        self.looked_up = 0
 
     def document(self) -> dict[str, Any] | None:
         """As given."""
         return self.status
 
     def look_up(self) -> None:
-        """There is nothing to look up."""
+        """Count it."""
+        self.looked_up += 1
 
     def age_seconds(self) -> float:
         """As given."""
@@ -62,7 +64,10 @@ class Sentinel:
 
 def call(app: Application, method: str, path: str, body: bytes = b"") -> tuple[int, Any, dict[str, str]]:
     started: list[tuple[str, dict[str, str]]] = []
-    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "wsgi.input": io.BytesIO(body)}
+    path, _, query = path.partition("?")
+    environ = {
+        "REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query, "wsgi.input": io.BytesIO(body)
+    }  # fmt: skip
     content = b"".join(app(environ, lambda status, headers: started.append((status, dict(headers)))))
     (status, headers) = started[0]
     assert int(headers["Content-Length"]) == len(content)
@@ -81,6 +86,16 @@ def test_until_the_first_status_comes_the_guard_is_starting() -> None:
 def test_the_status_is_served_as_it_hangs() -> None:
     status = {"level": "ok", "models": [{"name": "über \ud800\n"}]}
     assert call(status_app(HungUp(status), Shelf()), "GET", "/status")[:2] == (200, status)
+
+
+def test_who_asks_for_a_brief_status_makes_nobody_look_anything_up() -> None:
+    """A program that asks twice a second has no use for who holds the memory; a person has."""
+    board = HungUp({"level": "ok"})
+    app = status_app(board, Shelf())
+    assert call(app, "GET", "/status?brief")[:2] == (200, {"level": "ok"})
+    assert board.looked_up == 0
+    assert call(app, "GET", "/status?other")[0] == call(app, "GET", "/status")[0] == 200
+    assert board.looked_up == 2
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_the_board_adds_what_both_processes_take_or_says_why_not(loop: Any) -> N
     board.post({"guard": {"pid": 5, "pss_bytes": None}, "unknown": {"playbook": "not built yet"}})
     document = board.document()
     assert document is not None
-    assert document["guard"] == {"pid": 5, "pss_bytes": None}
+    assert document["guard"] == {"pid": 5, "pss_bytes": None, "age_seconds": 0.0}
     assert document["unknown"] == {
         "playbook": "not built yet",
         "guard.pss_bytes": "not measured yet",
@@ -144,8 +144,21 @@ def test_the_board_adds_what_both_processes_take_or_says_why_not(loop: Any) -> N
     board.sizes = Sizes(own=20, total=35)
     document = board.document()
     assert document is not None
-    assert document["guard"] == {"pid": 5, "pss_bytes": 35}
+    assert document["guard"] == {"pid": 5, "pss_bytes": 35, "age_seconds": 0.0}
     assert document["unknown"] == {"playbook": "not built yet", "consumers": ON_DEMAND}
+
+
+def test_the_board_tells_how_long_ago_the_sentinel_spoke(loop: Any) -> None:
+    board = StatusBoard(loop.clock, Scales(loop.mailbox, loop.clock))
+    board.post({"guard": {"pid": 5}})
+    loop.now += 20.04
+    document = board.document()
+    assert document is not None
+    assert document["guard"]["age_seconds"] == 20.0
+    board.post({"guard": {"pid": 5}})
+    document = board.document()
+    assert document is not None
+    assert document["guard"]["age_seconds"] == 0.0
 
 
 def test_the_meter_measures_this_process_for_real(loop: Any) -> None:

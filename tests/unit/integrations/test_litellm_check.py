@@ -142,6 +142,8 @@ model_list:
         ("a: 1\n---\nb: 2\n", 2),
         ("a: !thing 1\n", 1),
         ("- 1\n- 2\n", 1),
+        ("a: \x00", 1),
+        ("a: 1\nb: 2\nc: \x1b[0m\n", 3),
     ],
 )
 def test_a_broken_file_is_said_with_its_line(text: str, line: int) -> None:
@@ -151,7 +153,12 @@ def test_a_broken_file_is_said_with_its_line(text: str, line: int) -> None:
     assert sentence.startswith(f"litellm.yaml, line {line}: ")
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "[" * 5000, "a: \x00"])
+def test_a_character_that_no_yaml_may_have_is_named_by_its_number() -> None:
+    with pytest.raises(ConfigError, match=r"^x, line 2: .* special characters are not allowed \(#x0000\)$"):
+        check("a: 1\nb: \x00", "x")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "[" * 5000])
 def test_what_is_no_configuration_at_all_is_a_sentence(text: str) -> None:
     with pytest.raises(ConfigError) as found:
         check(text, "litellm.yaml")
