@@ -31,8 +31,8 @@ CONFIG = f'[policy]\ntransition = "{TRANSITION_SECONDS}s"\n' + "\n".join(
     f'[[tiers]]\nname = "{tier.name}"\nmodel = "{tier.model}"' for tier in TIERS
 )
 # What leaves room for tiny (240 MiB) and for neither of the others (700 and 1,500 MiB): 700 MiB, with hard at
-# 246 and soft at 461. And so fast that the middle one has no time to be let in on the way: beside it, while it
-# is at work, tiny's loads are aborted until it is condemned.
+# 246 and soft at 461. And so fast that the middle one has no time to be let in on the way: beside it, while
+# it is at work, tiny's loads are aborted until it is condemned.
 HOG_BYTES, HOG_BYTES_PER_SECOND = 2300 * MIB, 1000 * MIB
 PATIENCE_SECONDS = 120.0
 
