@@ -15,14 +15,15 @@ from beds.process import Launcher, Started
 from ollama_guard.testing.fake import FakeOllama
 
 # Files and KV caches as on the real shelf (beds/real_ollama.py), loading as fast as it does here.
+# A tenth of a core is plenty to be seen at work by, and leaves the others to those who are tested.
 SHELF = (
-    "tiny=94MiB,kv=23040,rate=400,alias=tiny-alias",
-    "tiny2=94MiB,kv=23040,rate=400",
-    "tiny3=94MiB,kv=23040,rate=400",
-    "mid=347MiB,kv=115200,rate=800",
-    "mid2=347MiB,kv=115200,rate=800",
-    "big=876MiB,kv=307200,rate=600",
-    "big2=876MiB,kv=307200,rate=600",
+    "tiny=94MiB,kv=23040,rate=400,alias=tiny-alias,cpu=0.1",
+    "tiny2=94MiB,kv=23040,rate=400,cpu=0.1",
+    "tiny3=94MiB,kv=23040,rate=400,cpu=0.1",
+    "mid=347MiB,kv=115200,rate=800,cpu=0.1",
+    "mid2=347MiB,kv=115200,rate=800,cpu=0.1",
+    "big=876MiB,kv=307200,rate=600,cpu=0.1",
+    "big2=876MiB,kv=307200,rate=600,cpu=0.1",
 )
 ENVIRONMENT = {"OLLAMA_CONTEXT_LENGTH": "2048", "OLLAMA_MAX_LOADED_MODELS": "9", "OLLAMA_KEEP_ALIVE": "1h"}
 _START_SECONDS = 20.0
