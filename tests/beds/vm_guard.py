@@ -69,7 +69,7 @@ def wait_event(vm: Vm, name: str, since: str, seconds: float = 120) -> dict[str,
 def configure(vm: Vm, config: str) -> str:
     """Start it anew with this file, as on its first day, until it has found Ollama; a mark of before that."""
     vm.write("/etc/ollama-guard/ollama-guard.toml", config)
-    vm.run(f"systemctl stop {UNIT}; rm -rf /var/lib/ollama-guard/*", READY_SECONDS)
+    vm.run(f"systemctl stop {UNIT}; rm -rf /var/lib/ollama-guard/* /run/ollama-guard/*", READY_SECONDS)
     since = cursor(vm)
     vm.run(f"systemctl start {UNIT}", READY_SECONDS)
     wait_active(vm)

@@ -10,6 +10,8 @@ import time
 import pytest
 
 from beds.scripted import Script, answer, drip, hang_up, scripted, silence
+from ollama_guard.cli.benchwork import answer_of
+from ollama_guard.core.benchmark import End, Prompt
 from ollama_guard.errors import OllamaError
 from ollama_guard.hands.adapters.ollama.timing import Client
 from ollama_guard.testing.fake import FakeOllama
@@ -98,6 +100,14 @@ def test_a_fast_stream_that_ignores_the_bound_of_tokens_is_hung_up_on() -> None:
     assert (spoken.pieces, spoken.done_reason, spoken.tokens) == (101, "length", None)
     assert spoken.total_seconds < 30
     assert (spoken.pieces_per_second or 0.0) > 0
+
+
+def test_an_answer_that_ollama_ends_for_repeating_itself_counts_as_it_came() -> None:
+    """Then there is no last record: seen of a real Ollama 0.5.4."""
+    with scripted(answer(lines(*[{"response": "a"}] * 31))) as url:
+        spoken = Client(url, 60.0, quiet).answer("m", "hello", 50)
+    assert (spoken.pieces, spoken.done_reason, spoken.tokens) == (31, "repeat", None)
+    assert answer_of(Prompt.BASIC, spoken, 50).end is End.REPEAT
 
 
 UGLY: dict[str, tuple[Script, str]] = {

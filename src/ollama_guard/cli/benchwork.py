@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ollama_guard.core.benchmark import Answer, End, Measured, Prompt, Round, Verdict, summed
 from ollama_guard.core.model import CatalogueEntry, RunnerReading
 from ollama_guard.drawing.interrupts import Interrupted
-from ollama_guard.hands.adapters.ollama.timing import Spoken
+from ollama_guard.hands.adapters.ollama.timing import REPEATED, Spoken
 
 # A load, the prompts, an unload.
 STEPS_EACH = len(Prompt) + 2
@@ -109,11 +109,12 @@ def answer_of(prompt: Prompt, spoken: Spoken, tokens_most: int) -> Answer:
     """What was heard as an answer; Ollama's own count before that of the pieces."""
     tokens = spoken.pieces if spoken.tokens is None else spoken.tokens
     at_most = spoken.done_reason == "length" or tokens >= tokens_most
+    whole = End.REPEAT if spoken.done_reason == REPEATED else End.LENGTH if at_most else End.STOP
     rate = spoken.pieces_per_second if spoken.tokens_per_second is None else spoken.tokens_per_second
     return Answer(
         prompt,
         spoken.total_seconds,
-        End.DEADLINE if spoken.done_reason is None else End.LENGTH if at_most else End.STOP,
+        End.DEADLINE if spoken.done_reason is None else whole,
         spoken.first_token_seconds,
         tokens,
         rate,

@@ -46,11 +46,12 @@ TEXTS: Mapping[Prompt, str] = MappingProxyType(
 
 
 class End(StrEnum):
-    """How an answer ended: by itself, at the bound of tokens, or cut at the deadline."""
+    """How an answer ended: by itself, at the bound of tokens, cut at the deadline or for repeating itself."""
 
     STOP = "stop"
     LENGTH = "length"
     DEADLINE = "deadline"
+    REPEAT = "repeat"
 
 
 class Verdict(StrEnum):

@@ -22,6 +22,9 @@ from ollama_guard.hands.adapters.timed import Meanwhile
 KEEP_ALIVE_SECONDS = 300
 # Pieces for each token that was asked for, beyond which a server is hung up on: Ollama sends one at most.
 PIECES_PER_TOKEN = 2
+# When one token has come more than 30 times in a row, as small models do, Ollama ends the answer without a
+# last record (llm/server.go, "token repeat limit reached"). A runner that dies is told as an error instead.
+REPEATED, REPEATED_PIECES = "repeat", 30
 # The same words each time, as far as a model can: what is compared is the machine.
 _OPTIONS = {"temperature": 0, "seed": 42}
 
@@ -30,7 +33,8 @@ _OPTIONS = {"temperature": 0, "seed": 42}
 class Spoken:
     """One answer as it came; seconds from the request on.
 
-    ``done_reason`` is None where it was cut at the deadline, "length" also where it went on and on.
+    ``done_reason`` is None where it was cut at the deadline, "length" also where it went on and on, "repeat"
+    where Ollama ended it for that.
 
     ``tokens``, ``tokens_per_second`` and ``prompt_tokens`` are Ollama's own count, None if it told none.
     """
@@ -105,16 +109,17 @@ class Client:
             late = True
         ended, endless = time.monotonic(), heard.pieces > pieces_most
         whole = not (late or endless)
-        if whole and last.get("done") is not True:
+        unfinished = whole and last.get("done") is not True
+        if unfinished and heard.pieces < REPEATED_PIECES:
             raise OllamaError("bad_answer", f"POST {path}: the answer ended before it was done")
         spoken = Spoken(
             total_seconds=ended - began,
             first_token_seconds=heard.first_at - began if heard.pieces else None,
             pieces=heard.pieces,
             pieces_per_second=heard.per_second,
-            done_reason="length" if endless else None,
+            done_reason="length" if endless else REPEATED if unfinished else None,
         )
-        return _told(spoken, last) if whole else spoken
+        return _told(spoken, last) if whole and not unfinished else spoken
 
 
 @dataclass(slots=True)
