@@ -152,7 +152,7 @@ class Vm:
         options = {
             "StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "LogLevel": "ERROR",
             "ConnectTimeout": "5", "ControlMaster": "auto", "ControlPath": f"{self._home}/ssh",
-            "ControlPersist": "600",
+            "ControlPersist": "600", "ServerAliveInterval": "15", "ServerAliveCountMax": "4",
         }  # fmt: skip
         words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         return [
