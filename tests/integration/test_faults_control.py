@@ -21,6 +21,7 @@ import pytest
 from beds.guard import PROGRAM, Guard
 from beds.handling import NOBODY_S, look, wait_look, warned
 from beds.hands import UnixConnection
+from beds.nobody import become_nobody
 
 NOWHERE = "http://127.0.0.1:9"
 ROOT = os.geteuid() == 0
@@ -216,9 +217,7 @@ def test_the_kernel_keeps_others_out(guard: Guard, face: str, tmp_path: Path) ->
     if pid == 0:
         code = 1
         with contextlib.suppress(BaseException):
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
+            become_nobody()
             try:
                 socket.socket(socket.AF_UNIX).connect(f"/proc/self/fd/{folder}/{face}")
                 os.write(writer, b"connected")

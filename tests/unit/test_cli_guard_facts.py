@@ -4,14 +4,13 @@ import json
 import os
 import pwd
 import socket
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from beds.nobody import become_nobody
 from ollama_guard.cli.guard_facts import guard_facts, owners_policy, unreadable_by
 from ollama_guard.cli.options import Places
 from ollama_guard.core.checkup_guard import GuardFacts, running
@@ -49,22 +48,11 @@ def test_of_a_user_or_a_file_that_is_not_there_nothing_is_said(tmp_path: Path, n
     assert not unreadable_by(nobody, tmp_path / "none")
 
 
-@pytest.fixture
-def everybodys() -> Iterator[Path]:
-    """A folder that every user may look into, unlike pytest's own."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        yield folder
-
-
 def policy_as_nobody(root: Path) -> dict[str, Any]:
     """What `owners_policy` makes, for another user, of the file at its usual place below ``root``."""
 
     def look() -> str:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
+        become_nobody()
         unknown: dict[str, str] = {}
         policy, problems = owners_policy(root, None, unknown)
         return json.dumps({"url": policy.ollama.url, "problems": problems, "unknown": unknown})

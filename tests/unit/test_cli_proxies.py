@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from beds.nobody import become_nobody
 from ollama_guard.cli.proxies import config_of, leads_to, proxies
 from ollama_guard.core.machine import Proxy
 from ollama_guard.settings.deadline import within
@@ -82,9 +83,7 @@ def test_a_file_is_told_as_not_looked_at_where_a_strangers_folder_may_not_be_see
 
     def as_nobody() -> str:
         unknown: dict[str, str] = {}
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
+        become_nobody()
         proxies(URL, unknown)
         return json.dumps(unknown)
 

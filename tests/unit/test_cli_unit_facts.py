@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from beds.nobody import become_nobody
 from ollama_guard.cli.unit_facts import read_unit, unit_facts
 from ollama_guard.core.model import ServerReading
 from ollama_guard.settings.deadline import within
@@ -27,15 +27,6 @@ def systemd(tmp_path: Path) -> Iterator[FakeSystemd]:
     """One that runs the server's unit."""
     with FakeSystemd(tmp_path / "bus", FakeUnit(NAME, 50)) as systemd:
         yield systemd
-
-
-@pytest.fixture
-def everybodys() -> Iterator[Path]:
-    """A folder that every user may look into, unlike pytest's own."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        yield folder
 
 
 def put(root: Path, path: str, *lines: str) -> Path:
@@ -103,9 +94,7 @@ def test_a_unit_of_which_a_part_may_not_be_read_is_not_judged(everybodys: Path) 
     own = put(everybodys, OWN, "OOMPolicy=continue")
 
     def as_nobody() -> str:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
+        become_nobody()
         unknown: dict[str, str] = {}
         assert unit_facts(NAME, SERVER, everybodys, unknown, str(everybodys / "no-bus")) is None
         return json.dumps(unknown)

@@ -108,15 +108,21 @@ def told(end: Exception) -> str:
 def answer_of(prompt: Prompt, spoken: Spoken, tokens_most: int) -> Answer:
     """What was heard as an answer; Ollama's own count before that of the pieces."""
     tokens = spoken.pieces if spoken.tokens is None else spoken.tokens
-    at_most = spoken.done_reason == "length" or tokens >= tokens_most
-    whole = End.REPEAT if spoken.done_reason == REPEATED else End.LENGTH if at_most else End.STOP
     rate = spoken.pieces_per_second if spoken.tokens_per_second is None else spoken.tokens_per_second
     return Answer(
         prompt,
         spoken.total_seconds,
-        End.DEADLINE if spoken.done_reason is None else whole,
+        _end(spoken.done_reason, at_most=tokens >= tokens_most),
         spoken.first_token_seconds,
         tokens,
         rate,
         spoken.prompt_tokens,
     )
+
+
+def _end(done_reason: str | None, *, at_most: bool) -> End:
+    if done_reason is None:
+        return End.DEADLINE
+    if done_reason == REPEATED:
+        return End.REPEAT
+    return End.LENGTH if at_most or done_reason == "length" else End.STOP

@@ -41,15 +41,23 @@ def _of_regular(path: Path) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def argv_within(path: Path, seconds: float = READ_SECONDS) -> bytes:
-    """A process' command line, its words with NULs between them.
+def argv_holds(process: Path, part: bytes, unknown: dict[str, str], what: str) -> bool:
+    """Whether the command line of a process (its folder in /proc) holds these bytes; False where it is gone.
 
     As its ``environ`` that lies in the memory of the process itself: one that is stuck holds the reader up.
-
-    Raises:
-        OSError: it can't be read, or not in time (TimeoutError).
+    One that does not come in time is told in ``unknown``, under ``what``.
     """
-    return in_time(lambda: head(path, MOST_BYTES).decode("latin-1"), seconds).encode("latin-1")
+
+    def held() -> str:
+        return "yes" if part in head(process / "cmdline", MOST_BYTES) else ""
+
+    try:
+        return in_time(held) == "yes"
+    except TimeoutError as error:
+        unknown[what] = f"the command line of process {process.name}: {why(error)}"
+    except OSError:
+        pass  # it is gone
+    return False
 
 
 def head(path: Path, most_bytes: int) -> bytes:

@@ -7,11 +7,11 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ollama_guard.cli.bounded import argv_within, in_time, why
+from ollama_guard.cli.bounded import argv_holds, in_time, why
 from ollama_guard.cli.cgroup_facts import PROC
 from ollama_guard.cli.glance import Glance
 from ollama_guard.cli.kernel_facts import kernel_facts, kernels_root
@@ -19,6 +19,7 @@ from ollama_guard.cli.options import Places
 from ollama_guard.cli.proxies import proxies
 from ollama_guard.cli.survey import environment_of, surveyed
 from ollama_guard.cli.written_elsewhere import Unread, drift_of_compose, drift_of_unit
+from ollama_guard.core.codec import from_plain, to_plain
 from ollama_guard.core.footprint import Footprint, Ledger
 from ollama_guard.core.machine import Drift, Machine, Reloads, Running, Server
 from ollama_guard.core.model import LoadedModel, Snapshot
@@ -123,13 +124,8 @@ def told_orphans(
 
 def _runs(pid: int, blob: str, unknown: dict[str, str]) -> bool:
     """Whether the command line of a process names this blob's file."""
-    try:
-        return bool(blob) and blob.replace(":", "-").encode() in argv_within(Path(PROC, str(pid), "cmdline"))
-    except TimeoutError as error:
-        unknown["processes"] = f"the command line of process {pid}: {why(error)}"
-    except OSError:
-        pass  # it is gone
-    return False
+    file = blob.replace(":", "-").encode()
+    return bool(blob) and argv_holds(Path(PROC, str(pid)), file, unknown, "processes")
 
 
 def _family(pid: int) -> tuple[int, str]:
@@ -149,16 +145,14 @@ def _reloads(path: Path, snapshot: Snapshot, unknown: dict[str, str]) -> tuple[R
             return "[]"  # no guard has ever run here, and that is told
         if not os.access(path, os.R_OK):
             raise OSError("this user may not read it")
-        return json.dumps([asdict(one) for one in _in_turn(read_only(path), names, time.time())])
+        return json.dumps(to_plain(tuple(_in_turn(read_only(path), names, time.time()))))
 
     try:
         rows = json.loads(in_time(read, LEDGER_SECONDS))
     except OSError as error:
         unknown["ledger"] = f"{path}: {why(error)}"
         return ()
-    return tuple(
-        Reloads(row["title"], tuple(row["contexts"]), tuple(row["loads"]), tuple(row["uses"])) for row in rows
-    )
+    return tuple(from_plain(Reloads, row) for row in rows)
 
 
 def _in_turn(ledger: Ledger, names: Mapping[str, str], now_wall: float) -> Iterator[Reloads]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ollama_guard.cli.bounded import argv_within, why
+from ollama_guard.cli.bounded import argv_holds
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 _CAP_KILL, _CAP_DAC_OVERRIDE, _CAP_IPC_LOCK = 5, 1, 14
@@ -73,13 +73,7 @@ def process_facts(
 
 def _is_guard(process: Path, unknown: dict[str, str]) -> bool:
     """Whether that number means the guard here, too: one in another PID namespace tells its own."""
-    try:
-        return b"ollama_guard" in argv_within(process / "cmdline")
-    except TimeoutError as error:
-        unknown["the guard's process"] = f"the command line of process {process.name}: {why(error)}"
-    except OSError:
-        pass  # there is none of that number
-    return False
+    return argv_holds(process, b"ollama_guard", unknown, "the guard's process")
 
 
 def _table(path: Path) -> dict[str, str]:

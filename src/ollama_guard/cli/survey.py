@@ -27,7 +27,7 @@ from ollama_guard.core.machine import (
 )
 from ollama_guard.core.model import LoadedModel, ServerReading, Snapshot
 from ollama_guard.core.policy import Policy
-from ollama_guard.core.protection import ENVIRONMENT_FILE
+from ollama_guard.core.protection import is_guards
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.core.said import listens_at, open_to_all
 from ollama_guard.errors import OllamaError, RuntimeFailed, ServiceUnavailable
@@ -197,7 +197,7 @@ def environment_of(pid: int, proc: str = PROC) -> dict[str, str]:
 
 def declared(unit: UnitFacts | None, container: ContainerFacts | None) -> dict[str, str] | None:
     """What its files say; None where an environment file may say otherwise: that wins over a unit's lines."""
-    if unit and any(not file.endswith(f"/env/{ENVIRONMENT_FILE}") for file in unit.environment_files):
+    if unit and not all(map(is_guards, unit.environment_files)):
         return None
     said = unit.environment if unit else container.environment if container else None
     if said is None:

@@ -152,7 +152,7 @@ def swap_unbounded(machine: Machine) -> Iterator[Finding]:
             f" {bytes_text(min(allowed, there))} of the {bytes_text(there)} of swap besides",
             "at its limit models spill into swap: every answer then waits for it, and the guard sees"
             " memory that is never short",
-            keep_from_swap(server, limit, machine.kernel.swaps),
+            keep_from_swap(server, limit, machine.kernel, machine.kernel.swaps),
         )
 
 

@@ -8,7 +8,7 @@ from ollama_guard.core.checks import Check
 from ollama_guard.core.finding import Finding, Severity
 from ollama_guard.core.kernelfacts import Swap
 from ollama_guard.core.machine import Machine, Server
-from ollama_guard.core.mending import keep_from_swap, kernel_argument, with_memory_cgroups
+from ollama_guard.core.mending import keep_from_swap, kernel_argument
 from ollama_guard.core.policy import MIB, Policy
 from ollama_guard.core.sizing import largest_limit
 from ollama_guard.core.units import bytes_text
@@ -66,8 +66,8 @@ def _limit(machine: Machine, server: Server) -> int | None:
 
 def _kept(machine: Machine, policy: Policy, server: Server, areas: list[Swap]) -> str:
     """How to keep it out of these areas."""
-    mend = keep_from_swap(server, _limit(machine, server), areas, largest_limit(machine, policy))
-    return mend if mend.startswith("swapoff ") else with_memory_cgroups(machine.kernel, mend)
+    advised = largest_limit(machine, policy)
+    return keep_from_swap(server, _limit(machine, server), machine.kernel, areas, advised)
 
 
 def _names(areas: list[Swap]) -> str:

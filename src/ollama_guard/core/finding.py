@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from ollama_guard.core.checks import Check
 from ollama_guard.core.machine import ComposeFacts, Server
-from ollama_guard.core.protection import ENVIRONMENT_FILE, read_by_itself, recreate, restart_unit
+from ollama_guard.core.protection import is_guards, read_by_itself, recreate, restart_unit
 from ollama_guard.core.runtime import RuntimeKind
 from ollama_guard.core.said import listens_at
 
@@ -137,7 +137,7 @@ def _systemctl(server: Server) -> str:
 def _environment_files(server: Server) -> list[str]:
     """The owner's own files of variables; the guard's is not for people to edit."""
     files = server.unit.environment_files if server.unit else ()
-    return [file for file in files if not file.endswith(f"/env/{ENVIRONMENT_FILE}")]
+    return [file for file in files if not is_guards(file)]
 
 
 def _compose(server: Server) -> ComposeFacts | None:

@@ -39,7 +39,7 @@ def set_limit(server: Server, limit_bytes: int) -> str:
         case RuntimeKind.DOCKER:
             where = compose_place(server, "")
             if not where:
-                return f"docker update --memory {megabytes} --memory-swap {megabytes} {called(server)}"
+                return _docker_update(server, megabytes)
             facts = server.container
             deploys = facts is not None and may_have_deploys(facts, limit_bytes)
             instead = f" ({among_deploys(megabytes)})" if deploys else ""
@@ -51,7 +51,7 @@ def set_limit(server: Server, limit_bytes: int) -> str:
 
 
 def keep_from_swap(
-    server: Server, limit_bytes: int | None, swaps: Sequence[Swap], advised_bytes: int = 0
+    server: Server, limit_bytes: int | None, kernel: Kernel, swaps: Sequence[Swap], advised_bytes: int = 0
 ) -> str:
     """How to keep it out of swap; ``limit_bytes`` is its memory limit, ``advised_bytes`` what it could be.
 
@@ -60,9 +60,9 @@ def keep_from_swap(
     """
     told = _out_of_swap(server, limit_bytes, limit_bytes or max(advised_bytes, 0))
     if told and server.cgroup_version == 1 and server.swap_limited is False:
-        return f"{kernel_argument('swapaccount=1')}; then ask doctor again"
+        told = f"{kernel_argument('swapaccount=1')}; then ask doctor again"
     if told:
-        return told
+        return with_memory_cgroups(kernel, told)
     off = dict.fromkeys(_off_for_good(swap) for swap in swaps) or [_FSTAB]
     names = " ".join(shlex.quote(swap.name) for swap in swaps) or "-a"
     return f"swapoff {names}, and, so that it stays off: {'; '.join(off)}"
@@ -94,6 +94,10 @@ def _bound_swap(server: Server, megabytes: str) -> str:
     where = compose_place(server, "")
     if where:
         return f"memswap_limit: {megabytes} under {where}, then: {restart(server)}"
+    return _docker_update(server, megabytes)
+
+
+def _docker_update(server: Server, megabytes: str) -> str:
     return f"docker update --memory {megabytes} --memory-swap {megabytes} {called(server)}"
 
 

@@ -123,6 +123,11 @@ def limit_by_hand(advice: Advice, container: ContainerFacts) -> list[str]:
     ]
 
 
+def is_guards(file: str) -> bool:
+    """Whether an environment file is the guard's own, wherever its state lies."""
+    return file.endswith(f"/env/{ENVIRONMENT_FILE}")
+
+
 def may_have_deploys(container: ContainerFacts, limit_bytes: int) -> bool:
     """Whether limits of its may stand in ``deploy.resources.limits``, and another of memory is wanted."""
     now = container.memory_limit_bytes

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from ollama_guard.core.machine import UnitFacts
-from ollama_guard.core.protection import DROP_IN, ENVIRONMENT_FILE
+from ollama_guard.core.protection import DROP_IN, is_guards
 
 
 def unit_of(name: str, texts: Sequence[tuple[str, str]]) -> UnitFacts:
@@ -30,7 +30,7 @@ def unit_of(name: str, texts: Sequence[tuple[str, str]]) -> UnitFacts:
                     files = [*files, file] if file else []
                     if file and path.endswith(".conf") and path.rpartition("/")[2] > DROP_IN:
                         overruling.append(file)
-    guarded = any(file.endswith(f"/env/{ENVIRONMENT_FILE}") for file in files)
+    guarded = any(map(is_guards, files))
     paths = tuple(path for path, _ in texts)
     return UnitFacts(name, oom_policy, environment, paths, guarded, tuple(files), tuple(overruling))
 

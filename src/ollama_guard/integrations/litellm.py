@@ -127,15 +127,17 @@ class OllamaGuard(CustomLogger):  # type: ignore[misc]  # LiteLLM is not install
         if _mark(request_kwargs or {}) is None:
             return healthy_deployments
         forbidden = forbidden_models(await self._view.ladder())
-        refused = [
-            row for row in healthy_deployments if is_governed(row, self._bases) and model_of(row) in forbidden
+        left = [
+            row
+            for row in healthy_deployments
+            if not (is_governed(row, self._bases) and model_of(row) in forbidden)
         ]
-        if refused and len(refused) == len(healthy_deployments):
-            rung = forbidden[model_of(refused[0])]
+        if healthy_deployments and not left:
+            rung = forbidden[model_of(healthy_deployments[0])]
             raise AttemptRefused(
                 rung.reason, f"does not allow the tier {rung.name!r}, which serves {model!r}"
             )
-        return [row for row in healthy_deployments if row not in refused]
+        return left
 
     async def async_post_call_failure_hook(
         self,

@@ -95,12 +95,12 @@ def model_of(deployment: object) -> str:
 
 
 def bases_in(text: str) -> frozenset[str]:
-    """Addresses of Ollama, with commas between them, as `Governed` compares them."""
+    """Addresses of Ollama, with commas between them, as `is_governed` compares them."""
     return frozenset(_base(each) for each in text.split(",") if each.strip())
 
 
 def is_governed(deployment: object, bases: frozenset[str]) -> bool:
-    """Whether a row leads to one of these addresses, which is to say to the guard's Ollama; ``()`` is any."""
+    """Whether a row leads to one of these addresses, which is to say to the guard's Ollama; none is any."""
     parameters = _parameters(deployment)
     return not bases or _base(str(parameters.get("api_base") or parameters.get("base_url") or "")) in bases
 

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ollama_guard.errors import OllamaError
@@ -107,19 +107,21 @@ class Client:
             if problem.kind != "timeout" or not heard.pieces:
                 raise
             late = True
-        ended, endless = time.monotonic(), heard.pieces > pieces_most
-        whole = not (late or endless)
-        unfinished = whole and last.get("done") is not True
-        if unfinished and heard.pieces < REPEATED_PIECES:
-            raise OllamaError("bad_answer", f"POST {path}: the answer ended before it was done")
         spoken = Spoken(
-            total_seconds=ended - began,
+            total_seconds=time.monotonic() - began,
             first_token_seconds=heard.first_at - began if heard.pieces else None,
             pieces=heard.pieces,
             pieces_per_second=heard.per_second,
-            done_reason="length" if endless else REPEATED if unfinished else None,
         )
-        return _told(spoken, last) if whole and not unfinished else spoken
+        if heard.pieces > pieces_most:
+            return replace(spoken, done_reason="length")
+        if late:
+            return spoken
+        if last.get("done") is True:
+            return _told(spoken, last)
+        if heard.pieces < REPEATED_PIECES:
+            raise OllamaError("bad_answer", f"POST {path}: the answer ended before it was done")
+        return replace(spoken, done_reason=REPEATED)
 
 
 @dataclass(slots=True)
