@@ -15,6 +15,7 @@ import pytest
 from beds import BedUnavailable
 from beds.cgroups import MemoryCgroup
 from beds.freezer import Freezer
+from beds.thrash import Thrash
 from ollama_guard.core.model import ApiReading, RunnerReading, ServerReading, Snapshot
 from ollama_guard.core.policy import OllamaPolicy, Policy
 from ollama_guard.sentinel.selftest import has_capability
@@ -275,6 +276,25 @@ def test_pressure_wakes_it_over_the_shortest_window_that_its_rights_allow_and_it
     if not held and "trigger False" in said and "not permitted" in said:
         pytest.skip("this kernel has no trigger at all for those without CAP_SYS_RESOURCE (before 6.5)")
     assert f"trigger True pressure wakes the guard, over a window of {seconds:g} s\n" in said
+
+
+def test_a_trigger_fires_while_its_cgroup_stalls_and_not_while_it_is_calm() -> None:
+    """The kernel's own word, as it wakes the guard; an empty cgroup of the same kind stays silent."""
+    waiting = select.poll()
+    try:
+        with Thrash() as thrash, MemoryCgroup(100 * MIB, "calm") as calm:
+            triggers = [Trigger(str(cgroup.pressure_path)) for cgroup in (thrash.cgroup, calm)]
+            for trigger in triggers:
+                assert trigger.tend(0.0), trigger.opened.reason
+                waiting.register(trigger.fd, select.POLLPRI)
+            stalls, _ = (trigger.fd for trigger in triggers)
+            thrash.cgroup.set_limit(thrash.cgroup.limit // 2)
+            for _ in range(2):
+                assert waiting.poll(30_000) == [(stalls, select.POLLPRI)]
+            for trigger in triggers:
+                trigger.close()
+    except BedUnavailable as reason:
+        pytest.skip(str(reason))
 
 
 def test_a_trigger_whose_cgroup_went_away_is_closed_and_opened_again_with_back_off() -> None:
